@@ -1,0 +1,139 @@
+"""The base of the torch adapters: batching, padding, scoring, devices, dtypes and fingerprints.
+
+A torch author supplies ``hidden(ids)`` with ``unembedding()``, and the logits are never held, or just
+``logits(ids)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from evalgpt.adapters.tiled import Scores, scores_from_logits, tiled_scores
+from evalgpt.core import Detail, Model, TokenScores, UsageError, Window
+
+__all__ = ["TorchModel", "fingerprint", "resolve_device", "resolve_dtype"]
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+class TorchModel(Model):
+    """A causal language model in torch. Subclasses override :meth:`hidden` and :meth:`unembedding`, or :meth:`logits`.
+
+    The model must be in eval mode and on ``torch_device``. A batch of windows of different lengths is padded on the
+    right with token 0, which a causal model's earlier positions cannot see.
+    """
+
+    torch_device: torch.device = torch.device("cpu")
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """States [B, T, d] for ``ids`` int64 [B, T], ready for the unembedding: the last norm applied."""
+        raise NotImplementedError
+
+    def unembedding(self) -> Tensor:
+        """The matrix [V, d] whose product with a state gives the logits."""
+        raise NotImplementedError
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Logits [B, T, V] for ``ids`` int64 [B, T]."""
+        return self.hidden(ids) @ self.unembedding().T
+
+    def score(self, windows: Sequence[Window], detail: Detail | None = None) -> Sequence[TokenScores]:
+        width = max(len(window.ids) for window in windows) - 1
+        ids = torch.zeros((len(windows), width), dtype=torch.int64)
+        for row, window in zip(ids, windows, strict=True):
+            row[: len(window.ids) - 1] = torch.as_tensor(window.ids[:-1])
+        targets = torch.as_tensor([i for window in windows for i in window.ids[window.start :]])
+        scored = torch.cat(
+            [torch.arange(w.start - 1, len(w.ids) - 1) + k * width for k, w in enumerate(windows)]
+        )  # the flat positions whose outputs predict the targets
+        device = self.torch_device
+        with torch.inference_mode():
+            scores = self._score_rows(ids.to(device), scored.to(device), targets.to(device), detail)
+        return _per_window(scores, [len(window.ids) - window.start for window in windows])
+
+    def _score_rows(self, ids: Tensor, scored: Tensor, targets: Tensor, detail: Detail | None) -> Scores:
+        if type(self).hidden is TorchModel.hidden:
+            return scores_from_logits(self.logits(ids).flatten(0, 1)[scored], targets, detail)
+        states = self.hidden(ids).flatten(0, 1)
+        if len(scored) < len(states):
+            states = states[scored]
+        return tiled_scores(states, self.unembedding(), targets, detail)
+
+
+def _per_window(scores: Scores, counts: list[int]) -> list[TokenScores]:
+    def split(tensor: Tensor | None, dtype: torch.dtype) -> list[Tensor | None]:
+        if tensor is None:
+            return [None] * len(counts)
+        return list(torch.split(tensor.to(device="cpu", dtype=dtype), counts))
+
+    columns = zip(
+        torch.split(scores.nll.to(device="cpu", dtype=torch.float32), counts),
+        split(scores.rank, torch.int64),
+        split(scores.entropy, torch.float32),
+        split(scores.top_ids, torch.int64),
+        split(scores.top_logprobs, torch.float32),
+        strict=True,
+    )
+    return [
+        TokenScores(nll.numpy(), *(None if part is None else part.numpy() for part in rest)) for nll, *rest in columns
+    ]
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``name``: auto, cpu, cuda, cuda:N or mps. ``auto`` is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UsageError: no such device is here.
+    """
+    if name == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    kind, _, index = name.partition(":")
+    if name == "cpu" or (name == "mps" and torch.backends.mps.is_available()):
+        return torch.device(name)
+    if kind == "cuda" and (index.isdecimal() or not _) and int(index or 0) < torch.cuda.device_count():
+        return torch.device(name)
+    if kind not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"unknown device {name!r}; accepted: auto, cpu, cuda, cuda:N, mps")
+    raise UsageError(f"device {name!r} is not on this machine; it has {', '.join(_devices())}")
+
+
+def _devices() -> list[str]:
+    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """The dtype called ``name``.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype {name!r}; accepted: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def runtime_facts(device: torch.device) -> dict[str, object]:
+    """What a reader of timings wants to know of ``device``."""
+    if device.type == "cuda":
+        return {"name": torch.cuda.get_device_name(device)}
+    return {"threads": torch.get_num_threads()}
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]], extra: str = "") -> str:
+    """SHA-256 over names, shapes, dtypes and values of ``tensors``, and over ``extra``, what they do not show."""
+    digest = hashlib.sha256(extra.encode())
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"\n{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"

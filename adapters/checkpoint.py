@@ -1,0 +1,97 @@
+"""Reading weights without running code: safetensors, or torch's own format with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evalgpt.core import EvaluationError, UsageError
+
+__all__ = ["check_state", "load_tensors"]
+
+WRAPPERS = ("model_state_dict", "state_dict", "model")
+"""Keys under which training scripts keep the weights beside the optimizer's state."""
+
+
+def load_tensors(path: str) -> dict[str, Tensor]:
+    """The tensors in ``path`` by name, on the CPU.
+
+    Raises:
+        UsageError: there is no such file. EvaluationError: it does not hold weights.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"there is no weights file {path}")
+    found = _safetensors(file) if file.suffix == ".safetensors" else _torch(file)
+    if isinstance(found, Mapping):
+        for key in WRAPPERS:
+            if isinstance(found.get(key), Mapping):
+                found = found[key]
+                break
+    if not isinstance(found, Mapping) or not found or not all(isinstance(t, Tensor) for t in found.values()):
+        raise EvaluationError(f"{path} does not hold weights: expected tensors by name, as state_dict() gives them")
+    return {str(name): tensor for name, tensor in found.items()}
+
+
+def _safetensors(file: Path) -> object:
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(file)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise EvaluationError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _torch(file: Path) -> object:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise EvaluationError(
+            f"{file} is not a file of weights alone (torch.load with weights_only=True refuses it); "
+            f"save it again with torch.save(model.state_dict(), FILE) or as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise EvaluationError(f"{file} is not a readable torch checkpoint: {str(error).splitlines()[0]}") from error
+
+
+def check_state(
+    path: str,
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    hint: Callable[[Mapping[str, Tensor]], Mapping[str, object]],
+) -> None:
+    """Compare names and shapes, and say in one line what does not fit and which fields would.
+
+    Raises:
+        EvaluationError: a tensor is missing, unexpected or of another shape.
+    """
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    shaped = [
+        f"{name} is {_shape(state[name].shape)}, expected {_shape(shape)}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    parts = [
+        f"{kind}: {_some(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shaped))
+        if names
+    ]
+    if parts:
+        fields = ",".join(f"{key}={value}" for key, value in hint(state).items())
+        advice = f"; by its shapes the checkpoint has {fields}" if fields else ""
+        raise EvaluationError(f"{path} does not fit the model: {'; '.join(parts)}{advice}")
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

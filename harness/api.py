@@ -1,0 +1,164 @@
+"""``evalgpt.evaluate``: one model on one task. The command line calls what Python callers call."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from evalgpt import environment
+from evalgpt.core import Document, Model, Row, Task, UsageError
+from evalgpt.engine import DEFAULT_BATCH_TOKENS, Progress, Result, score_documents
+from evalgpt.metrics import Ledger, ledger, measure
+from evalgpt.plugins import default_plugins
+from evalgpt.protocols import Protocol
+from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, TaskInfo, Timing, row_info
+
+__all__ = ["evaluate", "make_report"]
+
+
+def evaluate(
+    model: Model | str,
+    task: Task | str,
+    protocol: Protocol | str | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_tokens: int | None = None,
+    tokens: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+) -> Evaluation:
+    """Measure how well ``model`` predicts the texts of ``task``.
+
+    Args:
+        model: a Model, or a spec such as ``"scratch:seed=7"``.
+        task: a Task, or a spec such as ``"text:book.txt"``.
+        protocol: a Protocol, or a spec such as ``"exact:stride=64"``; the task's own by default.
+        device, dtype: passed on to a model given as a spec (``"cuda"``, ``"bfloat16"``).
+        batch_tokens: how many tokens, padding included, are fed at once; by default what suits the device.
+        tokens: keep ids, byte spans and losses of single tokens in the result.
+        progress: called after each batch.
+
+    Returns:
+        The evaluation: ``.metrics.loss`` (nats per token), ``.metrics.perplexity``, ``.metrics.bits_per_byte``,
+        ``.ledger``, ``.peer``, ``.rows`` and everything needed to repeat it.
+
+    Raises:
+        UsageError: the request cannot be met. EvaluationError: the text or the model cannot be evaluated.
+    """
+    if isinstance(model, str):
+        model = default_plugins().model(model, device=device, dtype=dtype)
+    elif device is not None or dtype is not None:
+        raise UsageError("device and dtype go with a model given as a spec; this model is already built")
+    if isinstance(task, str):
+        task = default_plugins().task(task)
+    if protocol is None or isinstance(protocol, str):
+        protocol = default_plugins().protocol(protocol or task.default_protocol)
+    if batch_tokens is None:
+        batch_tokens = DEFAULT_BATCH_TOKENS.get(model.device.split(":")[0], DEFAULT_BATCH_TOKENS["cpu"])
+    elif batch_tokens < 1:
+        raise UsageError(f"batch_tokens must be at least 1, not {batch_tokens}")
+    bound = protocol.bind(model)
+    result = score_documents(model, task.documents(), bound, batch_tokens=batch_tokens, progress=progress)
+    counted = ledger(result.rows)
+    return Evaluation(
+        model=_model_info(model),
+        task=_task_info(task, result.documents),
+        protocol=ProtocolInfo(name=bound.name, source=bound.source, settings=bound.settings()),
+        metrics=measure(result.rows),
+        splits={s: measure(rows) for s, rows in _by_split(result.rows).items() if s},
+        peer=dict(bound.peer(result.rows)),
+        task_metrics=dict(task.metrics(result.rows)),
+        ledger=counted,
+        notes=_notes(bound, result, counted),
+        batch_tokens=batch_tokens,
+        timing=_timing(result, counted),
+        rows=[row_info(row, tokens=tokens) for row in result.rows],
+    )
+
+
+def make_report(evaluations: Sequence[Evaluation], command: Sequence[str] = ()) -> Report:
+    """A report of ``evaluations`` made in this process, now."""
+    run = Run(
+        id=str(uuid.uuid4()),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=list(command),
+        software=environment.software(),
+        hardware=environment.hardware(),
+    )
+    return Report(run=run, evaluations=list(evaluations))
+
+
+def _by_split(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    splits: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.windows:
+            splits.setdefault(row.split, []).append(row)
+    return splits
+
+
+def _model_info(model: Model) -> ModelInfo:
+    plain: dict[str, Any] = msgspec.to_builtins(
+        {"config": dict(model.config), "tokenizer": dict(model.tokenizer), "runtime": dict(model.runtime)}
+    )
+    return ModelInfo(
+        spec=model.spec or model.name,
+        name=model.name,
+        fingerprint=model.fingerprint,
+        context_length=model.context_length,
+        vocab_size=model.vocab_size,
+        prefix_id=model.prefix_id,
+        prefix=None if model.prefix_id is None else model.decode([model.prefix_id]),
+        adds_bos=model.adds_bos,
+        device=model.device,
+        dtype=model.dtype,
+        **plain,
+    )
+
+
+def _task_info(task: Task, documents: Sequence[Document]) -> TaskInfo:
+    return TaskInfo(
+        spec=task.spec or task.name,
+        name=task.name,
+        documents=len(documents),
+        characters=sum(len(d.text) for d in documents),
+        bytes=sum(len(d.text.encode()) for d in documents),
+        sha256=_text_hash(documents),
+    )
+
+
+def _text_hash(documents: Sequence[Document]) -> str:
+    if len(documents) == 1 and not documents[0].context:
+        return hashlib.sha256(documents[0].text.encode()).hexdigest()
+    digest = hashlib.sha256()
+    for document in documents:
+        hashes = [hashlib.sha256(part.encode()).hexdigest() for part in (document.context, document.text)]
+        digest.update(f"{document.id}\t{hashes[0]}\t{hashes[1]}\n".encode())
+    return digest.hexdigest()
+
+
+def _timing(result: Result, counted: Ledger) -> Timing:
+    seconds = max(result.scoring_seconds, 1e-9)
+    return Timing(
+        encoding_seconds=result.encoding_seconds,
+        scoring_seconds=result.scoring_seconds,
+        tokens_per_second=counted.scores / seconds,
+        fed_tokens_per_second=result.fed_tokens / seconds,
+    )
+
+
+def _notes(protocol: Protocol, result: Result, counted: Ledger) -> list[str]:
+    """What a reader of the numbers must know and the numbers do not say."""
+    notes = list(protocol.notes(result.rows))
+    if counted.unscored_pieces:
+        notes.append(
+            f"{counted.unscored_pieces} of {counted.pieces} texts are too short for protocol {protocol.name} "
+            f"and were not scored"
+        )
+    if counted.twice:
+        notes.append(f"{counted.twice} tokens were scored more than once")
+    return notes

@@ -1,0 +1,182 @@
+"""The engine: documents in, scored rows out. It plans windows, batches them by length and calls the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, UsageError, Window
+from evalgpt.protocols import Piece, Protocol, Tokens
+
+__all__ = ["DEFAULT_BATCH_TOKENS", "Progress", "Result", "batches", "score_documents"]
+
+DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
+"""Tokens fed at once, padding included, by kind of device: measured on a CPU in bench/batch.py. More does not make
+two cores faster and costs memory; a GPU wants more to be busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the scoring is, for a progress bar: scored tokens done and in all, and the mean NLL so far."""
+
+    done: int
+    total: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Rows in the order of the documents, with what it took to get them."""
+
+    rows: list[Row]
+    documents: list[Document]
+    fed_tokens: int
+    encoding_seconds: float
+    scoring_seconds: float
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A piece of a document on its way to becoming a row."""
+
+    document: Document
+    piece: Piece
+    encoding: Encoding
+    context_tokens: int
+    windows: list[Window]
+    nll: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+def score_documents(
+    model: Model,
+    documents: Iterable[Document],
+    protocol: Protocol,
+    *,
+    batch_tokens: int,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Score every window that ``protocol``, bound to ``model``, draws over ``documents``.
+
+    What is in a batch depends on the windows and on ``batch_tokens`` alone.
+
+    Raises:
+        EvaluationError: a token id outside the model's vocabulary, fewer than two tokens in all, nothing to
+            score, or a model that answers with the wrong number of losses or with NaN.
+        UsageError: the protocol cannot take documents with a context.
+    """
+    began = time.perf_counter()
+    kept = list(documents)
+    plans = [plan for document in kept for plan in _plan(model, document, protocol)]
+    _check_enough(plans, protocol)
+    encoded = time.perf_counter()
+    order = [(plan, i) for plan in plans for i in range(len(plan.windows))]
+    for plan in plans:
+        plan.nll = [np.empty(0, np.float32)] * len(plan.windows)
+    windows = [plan.windows[i] for plan, i in order]
+    total = sum(len(w.ids) - w.start for w in windows)
+    done, nll_sum = 0, 0.0
+    for batch in batches([len(w.ids) - 1 for w in windows], batch_tokens):
+        for index, nll in zip(batch, _score(model, [windows[i] for i in batch]), strict=True):
+            plan, i = order[index]
+            if np.isnan(nll).any():
+                raise EvaluationError(f"model {model.name} gave NaN as a loss in document {plan.document.id!r}")
+            plan.nll[i] = nll
+            done += len(nll)
+            nll_sum += float(nll.sum(dtype=np.float64))
+        if progress is not None:
+            progress(Progress(done, total, nll_sum / done))
+    return Result(
+        rows=[_row(plan) for plan in plans],
+        documents=kept,
+        fed_tokens=sum(len(w.ids) - 1 for w in windows),
+        encoding_seconds=encoded - began,
+        scoring_seconds=time.perf_counter() - encoded,
+    )
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of windows to score together: longest first, so that the padded batch stays within ``batch_tokens``.
+
+    A window longer than that is a batch by itself. Equal lengths keep their order.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    at = 0
+    while at < len(order):
+        size = max(batch_tokens // lengths[order[at]], 1)
+        yield order[at : at + size]
+        at += size
+
+
+def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[_Plan]:
+    if document.context and not protocol.takes_context_documents:
+        raise UsageError(
+            f"protocol {protocol.name} cannot score a continuation of a context, as in document {document.id!r}; "
+            f"use exact or lm-eval"
+        )
+    for piece in protocol.pieces(document.text):
+        encoding = model.encode(document.context + document.text[piece.start : piece.stop])
+        _check_ids(model, document, encoding)
+        context_tokens = _context_tokens(model, document, encoding)
+        tokens = Tokens(encoding.ids, context_tokens, model.prefix_id, model.adds_bos)
+        windows = list(protocol.windows(tokens, piece.split))
+        yield _Plan(document, piece, encoding, context_tokens, windows)
+
+
+def _context_tokens(model: Model, document: Document, encoding: Encoding) -> int:
+    """How many leading tokens lie in the context alone; one that reaches into the text is scored."""
+    if not document.context:
+        return 0
+    if encoding.byte_spans is None:
+        return min(len(model.encode(document.context).ids), len(encoding.ids))
+    edge = len(document.context.encode())
+    return sum(1 for _, end in encoding.byte_spans if end <= edge)
+
+
+def _check_ids(model: Model, document: Document, encoding: Encoding) -> None:
+    if len(encoding.ids) and not 0 <= min(encoding.ids) <= max(encoding.ids) < model.vocab_size:
+        wrong = next(i for i in encoding.ids if not 0 <= i < model.vocab_size)
+        raise EvaluationError(
+            f"token id {wrong} in document {document.id!r} is outside the vocabulary of model {model.name}, "
+            f"0 to {model.vocab_size - 1}: the tokenizer does not belong to these weights"
+        )
+
+
+def _check_enough(plans: Sequence[_Plan], protocol: Protocol) -> None:
+    tokens = sum(len(plan.encoding.ids) for plan in plans)
+    if tokens < 2:
+        raise EvaluationError(f"the text has {tokens} token{'s' * (tokens != 1)}; a loss needs at least 2")
+    if not any(plan.windows for plan in plans):
+        raise EvaluationError(
+            f"nothing to score: protocol {protocol.name} with context {protocol.context} finds no window in "
+            f"{tokens} tokens; give a longer text, a smaller --context or --protocol exact"
+        )
+
+
+def _score(model: Model, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
+    scores = model.score(windows)
+    if len(scores) != len(windows):
+        raise EvaluationError(f"model {model.name} answered {len(scores)} windows of {len(windows)}")
+    for window, score in zip(windows, scores, strict=True):
+        expected = len(window.ids) - window.start
+        if len(score.nll) != expected:
+            raise EvaluationError(f"model {model.name} returned {len(score.nll)} losses for {expected} scored tokens")
+        yield np.asarray(score.nll, dtype=np.float32)
+
+
+def _row(plan: _Plan) -> Row:
+    text = plan.document.text
+    return Row(
+        document=plan.document,
+        split=plan.piece.split,
+        text=text[plan.piece.start : plan.piece.stop],
+        offset=len(text[: plan.piece.start].encode()),
+        ids=plan.encoding.ids,
+        byte_spans=plan.encoding.byte_spans,
+        context_tokens=plan.context_tokens,
+        windows=[Scored(w.begin + w.start, len(w.ids) - w.start, w.start) for w in plan.windows],
+        nll=np.concatenate(plan.nll) if plan.nll else np.empty(0, np.float32),
+    )

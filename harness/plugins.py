@@ -1,0 +1,191 @@
+"""The plugin manager: built-in models, tasks and protocols are plugins like any other."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+import pluggy
+
+from evalgpt import hooks
+from evalgpt.core import EvalgptError, Model, Task, UsageError
+from evalgpt.specs import Spec, options_of, parse, resolve
+
+if TYPE_CHECKING:
+    from evalgpt.protocols import Protocol
+
+__all__ = ["Entry", "Plugins", "default_plugins", "load_plugins"]
+
+BUILTIN = (
+    "evalgpt.adapters.scratch",
+    "evalgpt.tasks.pairs",
+    "evalgpt.tasks.books",
+    "evalgpt.tasks.text",
+    "evalgpt.protocols",
+)
+
+KINDS = {"model": "register_models", "task": "register_tasks", "protocol": "register_protocols"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered name: who registered it, and the factory that builds it."""
+
+    name: str
+    plugin: str
+    factory: hooks.Factory
+
+    @property
+    def summary(self) -> str:
+        """The first line of the factory's docstring."""
+        lines = (self.factory.__doc__ or "").strip().splitlines()
+        return lines[0] if lines else ""
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Keys that a spec may give, with their defaults."""
+        return {key: parameter.default for key, parameter in options_of(self.factory).items()}
+
+
+@dataclass(slots=True)
+class Plugins:
+    """What is installed: the pluggy manager, the registered names by kind, and the plugins that failed."""
+
+    manager: pluggy.PluginManager
+    entries: dict[str, dict[str, Entry]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def find(self, kind: str, name: str) -> Entry:
+        """The entry called ``name``.
+
+        Raises:
+            UsageError: there is none; the message lists the names there are.
+        """
+        known = self.entries[kind]
+        if name in known:
+            return known[name]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(f"unknown {kind} {name!r}; {hint}known: {', '.join(sorted(known))}")
+
+    def check(self, kind: str, spec: str, given: Mapping[str, object] | None = None) -> None:
+        """Raise UsageError for a name, a key or a value that cannot be, without building anything."""
+        parsed = parse(spec)
+        resolve(kind, parsed, self.find(kind, parsed.name).factory, given)
+
+    def model(self, spec: str, *, device: str | None = None, dtype: str | None = None) -> Model:
+        """Build the model that ``spec`` names."""
+        return cast(Model, self._build("model", parse(spec), {"device": device, "dtype": dtype}))
+
+    def task(self, spec: str) -> Task:
+        """Build the task that ``spec`` names."""
+        return cast(Task, self._build("task", parse(spec), {}))
+
+    def protocol(self, spec: str, *, context: int | None = None, stride: int | None = None) -> Protocol:
+        """Build the protocol that ``spec`` names, not yet bound to a model."""
+        from evalgpt.protocols import Protocol
+
+        return cast(Protocol, self._build("protocol", parse(spec), {"context": context, "stride": stride}))
+
+    def _build(self, kind: str, spec: Spec, given: Mapping[str, object]) -> object:
+        factory = self.find(kind, spec.name).factory
+        built = factory(spec.argument, **resolve(kind, spec, factory, given))
+        if isinstance(built, (Model, Task)):
+            object.__setattr__(built, "spec", str(spec))  # a frozen dataclass is a fine Task
+        return built
+
+
+def load_plugins(extra: Iterable[str] = ()) -> Plugins:
+    """Load the built-in plugins, those installed under the entry-point group ``evalgpt``, and ``extra``.
+
+    ``extra`` are paths of Python files or names of modules. An installed plugin that fails to import is kept in
+    ``failures`` and takes no other down; one named in ``extra`` was asked for, so its failure is an error.
+
+    Raises:
+        UsageError: a plugin in ``extra`` cannot be imported, a name is registered twice, or a function is
+            marked as a hook that evalgpt does not have.
+    """
+    manager = pluggy.PluginManager(hooks.GROUP)
+    manager.add_hookspecs(hooks)
+    plugins = Plugins(manager)
+    for name in BUILTIN:
+        manager.register(importlib.import_module(name), name)
+    for entry_point in importlib.metadata.entry_points(group=hooks.GROUP):
+        try:
+            manager.register(entry_point.load(), entry_point.name)
+        except Exception as error:  # a stranger's import may raise anything
+            plugins.failures[entry_point.name] = f"{type(error).__name__}: {error}"
+    for name in extra:
+        _register_extra(manager, name)
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        known = ", ".join([*KINDS.values(), "register_commands"])
+        raise UsageError(f"{error}; evalgpt's hooks are {known}") from None
+    _collect(plugins)
+    return plugins
+
+
+@lru_cache(maxsize=1)
+def default_plugins() -> Plugins:
+    """The plugins installed on this machine, loaded once."""
+    return load_plugins()
+
+
+def _register_extra(manager: pluggy.PluginManager, name: str) -> None:
+    try:
+        manager.register(_import(name), name)
+    except EvalgptError:
+        raise
+    except Exception as error:
+        raise UsageError(f"plugin {name}: {type(error).__name__}: {error}") from error
+
+
+def _import(name: str) -> ModuleType:
+    path = Path(name)
+    if path.suffix != ".py":
+        return importlib.import_module(name)
+    if not path.is_file():
+        raise UsageError(f"plugin {name}: there is no such file")
+    module_name = f"evalgpt_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"plugin {name}: Python cannot import this file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pickle look the module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _collect(plugins: Plugins) -> None:
+    """Ask each plugin in turn, so that every name is known to be someone's."""
+    everyone = dict(plugins.manager.list_name_plugin())
+    for plugin_name, plugin in everyone.items():
+        others = [other for other in everyone.values() if other is not plugin]
+        for kind, hook in KINDS.items():
+            taken = plugins.entries[kind]
+
+            def register(
+                name: str,
+                factory: hooks.Factory,
+                *,
+                kind: str = kind,
+                taken: dict[str, Entry] = taken,
+                plugin_name: str = plugin_name,
+            ) -> None:
+                if name in taken:
+                    raise UsageError(
+                        f"plugin {plugin_name} registers the {kind} {name!r}, which {taken[name].plugin} has registered"
+                    )
+                taken[name] = Entry(name, plugin_name, factory)
+
+            plugins.manager.subset_hook_caller(hook, remove_plugins=others)(register=register)

@@ -1,0 +1,292 @@
+"""The report: what was measured, of what, how, where; typed, versioned, written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evalgpt.core import EvaluationError, Row, UsageError
+from evalgpt.metrics import Ledger, Metrics
+
+__all__ = [
+    "SCHEMA",
+    "Evaluation",
+    "ModelInfo",
+    "ProtocolInfo",
+    "Report",
+    "RowInfo",
+    "Run",
+    "TaskInfo",
+    "Timing",
+    "Tokenized",
+    "check_writable",
+    "json_schema",
+    "read_report",
+    "row_info",
+    "to_json",
+    "write_report",
+]
+
+SCHEMA = "evalgpt.report/1"
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """When, by what and on what the evaluations ran. ``id`` and ``created`` differ between equal runs."""
+
+    id: str
+    created: str
+    command: list[str]
+    software: dict[str, str]
+    hardware: dict[str, str | int | float | None]
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The model, so that it can be built again and recognised.
+
+    ``fingerprint`` is a hash of the weights. ``prefix_id`` is the token a protocol may put before a text.
+    """
+
+    spec: str
+    name: str
+    fingerprint: str
+    context_length: int
+    vocab_size: int
+    prefix_id: int | None
+    prefix: str | None
+    adds_bos: bool
+    config: dict[str, Any]
+    tokenizer: dict[str, Any]
+    device: str
+    dtype: str
+    runtime: dict[str, Any]
+
+
+class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts. ``sha256`` is that of the text itself where there is one document without a context; else of
+    one line per document: its id, the hashes of its context and of its text, tab-separated."""
+
+    spec: str
+    name: str
+    documents: int
+    characters: int
+    bytes: int
+    sha256: str
+
+
+class ProtocolInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tokens were scored from which context. ``source`` is the tool whose numbers ``peer`` reproduces."""
+
+    name: str
+    source: str
+    settings: dict[str, Any]
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Wall-clock seconds. ``tokens_per_second`` is scored tokens, ``fed_tokens_per_second`` tokens the model read,
+    both over ``scoring_seconds``."""
+
+    encoding_seconds: float
+    scoring_seconds: float
+    tokens_per_second: float
+    fed_tokens_per_second: float
+
+
+class Tokenized(msgspec.Struct, frozen=True, kw_only=True):
+    """Per token: ids and byte spans in the row's context and text. ``byte_starts`` and ``byte_ends`` are None
+    where the tokenizer cannot tell. Per window: it scored tokens ``first .. first + size - 1``, the first of them
+    predicted from ``context`` tokens. ``nll`` (nats) is flat, in window order."""
+
+    ids: list[int]
+    byte_starts: list[int] | None
+    byte_ends: list[int] | None
+    first: list[int]
+    size: list[int]
+    context: list[int]
+    nll: list[float]
+
+
+class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One piece of text: a document, or the part of it named by ``split``, beginning at byte ``offset``."""
+
+    id: str
+    split: str
+    group: str
+    label: str
+    offset: int
+    bytes: int
+    context_bytes: int
+    context_tokens: int
+    sha256: str
+    tokens: int
+    scores: int
+    loss: float | None
+    tokenized: Tokenized | None
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """One model on one task. ``splits`` has the metrics of each split where the protocol makes splits; ``peer``
+    the numbers that the protocol's tool of origin would print; ``task_metrics`` the task's own."""
+
+    model: ModelInfo
+    task: TaskInfo
+    protocol: ProtocolInfo
+    metrics: Metrics
+    splits: dict[str, Metrics]
+    peer: dict[str, float]
+    task_metrics: dict[str, float]
+    ledger: Ledger
+    notes: list[str]
+    batch_tokens: int
+    timing: Timing
+    rows: list[RowInfo]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of evalgpt: every model on every task. ``schema`` says which version of this structure it is."""
+
+    schema: str = SCHEMA
+    run: Run
+    evaluations: list[Evaluation]
+
+
+def row_info(row: Row, *, tokens: bool) -> RowInfo:
+    """The report's form of a row; ``tokens`` says whether to keep what belongs to single tokens."""
+    text = row.text.encode()
+    return RowInfo(
+        id=row.document.id,
+        split=row.split,
+        group=row.document.group,
+        label=row.document.label,
+        offset=row.offset,
+        bytes=len(text),
+        context_bytes=len(row.document.context.encode()),
+        context_tokens=row.context_tokens,
+        sha256=hashlib.sha256(text).hexdigest(),
+        tokens=len(row.ids),
+        scores=len(row.nll),
+        loss=float(row.nll.mean(dtype="float64")) if len(row.nll) else None,
+        tokenized=_tokenized(row) if tokens else None,
+    )
+
+
+def _tokenized(row: Row) -> Tokenized:
+    starts, ends = None, None
+    if row.byte_spans is not None:
+        starts, ends = [span[0] for span in row.byte_spans], [span[1] for span in row.byte_spans]
+    return Tokenized(
+        ids=list(row.ids),
+        byte_starts=starts,
+        byte_ends=ends,
+        first=[w.first for w in row.windows],
+        size=[w.size for w in row.windows],
+        context=[w.context for w in row.windows],
+        nll=[float(str(x)) for x in row.nll],  # the shortest decimal that is this float32
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a report."""
+    schema = msgspec.json.schema(Report)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"evalgpt report, {SCHEMA}",
+        **schema,
+    }
+
+
+def to_json(report: Report) -> bytes:
+    """The report as indented JSON; a list of numbers stays on one line. NaN and infinity become null."""
+    pretty = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    # A line break follows "[" only outside strings, where JSON forbids raw ones.
+    return re.sub(rb"\[\n[-+0-9.eE,\s]*\]", lambda match: b" ".join(match[0].split()), pretty) + b"\n"
+
+
+def read_report(path: str) -> Report:
+    """Read a report file, or standard input for ``-``.
+
+    Raises:
+        UsageError: there is no such file, or it is no report, or of a version this evalgpt does not read.
+    """
+    name = "standard input" if path == "-" else path
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the report {name}: {error.strerror}") from None
+    try:
+        found = msgspec.json.decode(data, type=_Version).schema
+        if found == SCHEMA:
+            return msgspec.json.decode(data, type=Report)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name} is not an evalgpt report: {error}") from None
+    raise UsageError(f"{name} has schema {found!r}; this evalgpt reads {SCHEMA!r}")
+
+
+class _Version(msgspec.Struct):
+    schema: str
+
+
+def check_writable(path: str) -> None:
+    """Find out before the evaluation, not after, that ``path`` cannot be written.
+
+    Raises:
+        UsageError: it cannot; the message says why.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder; give a file such as {Path(path) / 'report.json'}")
+    if not target.parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {target.parent}")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise UsageError(f"cannot write {path}: permission denied")
+    if target.exists() and not target.is_file():
+        return
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_report(report: Report, path: str) -> None:
+    """Write ``report`` so that ``path`` never holds half of one: a temporary file beside it, then a rename.
+
+    Raises:
+        EvaluationError: the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    data = to_json(report)
+    try:
+        if target.exists() and not target.is_file():  # a pipe or a device takes the bytes as they are
+            target.write_bytes(data)
+            return
+        _replace(target, data)
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _replace(target: Path, data: bytes) -> None:
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

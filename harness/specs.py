@@ -1,0 +1,114 @@
+"""The spec grammar of the command line: ``name[:argument][,key=value...]``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from evalgpt.core import UsageError
+from evalgpt.hooks import Factory
+
+__all__ = ["Spec", "options_of", "parse", "resolve"]
+
+_OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A parsed spec; ``str()`` gives the spec back in its canonical spelling."""
+
+    name: str
+    argument: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [] if self.argument is None else [self.argument]
+        parts += [f"{key}={value}" for key, value in self.options.items()]
+        return f"{self.name}:{','.join(parts)}" if parts else self.name
+
+
+def parse(text: str) -> Spec:
+    """Parse ``name[:argument][,key=value...]``.
+
+    The name ends at the first colon or comma. The argument runs to the first ``,key=``, so it may hold commas and
+    colons of its own; an argument that itself looks like ``key=value`` is written with a leading ``./``.
+
+    Raises:
+        UsageError: no name, an empty argument, or a key given twice.
+    """
+    match = re.match(r"[^:,]*", text)
+    name = match.group() if match else ""
+    if not name.strip():
+        raise UsageError(f"the spec {text!r} has no name; write name[:argument][,key=value...]")
+    if text == name:
+        return Spec(name)
+    argument: list[str] = []
+    options: dict[str, str] = {}
+    for part in text[len(name) + 1 :].split(","):
+        option = _OPTION.fullmatch(part)
+        if option is None:
+            if options:
+                raise UsageError(f"in {text!r}, {part!r} is not key=value")
+            argument.append(part)
+        elif option[1] in options:
+            raise UsageError(f"in {text!r}, the key {option[1]!r} is given twice")
+        else:
+            options[option[1]] = option[2]
+    if not argument:
+        return Spec(name, None, options)
+    if argument == [""]:
+        raise UsageError(f"nothing follows the {text[len(name)]!r} in {text!r}; write name[:argument][,key=value...]")
+    return Spec(name, ",".join(argument), options)
+
+
+def options_of(factory: Factory) -> dict[str, inspect.Parameter]:
+    """The keys that a spec may give to ``factory``: its keyword-only parameters."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def resolve(kind: str, spec: Spec, factory: Factory, given: Mapping[str, object] | None = None) -> dict[str, object]:
+    """The options with which to call ``factory``: the spec's, converted to the annotated types, and ``given``.
+
+    ``given`` holds options that come from elsewhere (``--device``), already typed; None values are left out.
+
+    Raises:
+        UsageError: a key the factory does not know, a value of another type, a key given in both places.
+    """
+    known = options_of(factory)
+    who = f"{kind} {spec.name!r}"
+    hints = get_type_hints(factory) if spec.options else {}
+    options: dict[str, object] = {}
+    for key, value in spec.options.items():
+        _require(key, known, who)
+        options[key] = _convert(value, hints.get(key, str), f"{who}: {key}")
+    for key, typed in (given or {}).items():
+        if typed is None:
+            continue
+        _require(key, known, who)
+        if key in options and options[key] != typed:
+            raise UsageError(f"{who}: {key} is given twice, as {options[key]} in the spec and as {typed} beside it")
+        options[key] = typed
+    missing = [k for k, p in known.items() if p.default is inspect.Parameter.empty and k not in options]
+    if missing:
+        raise UsageError(f"{who} needs {missing[0]}=...; write {spec.name}:{missing[0]}=VALUE")
+    return options
+
+
+def _require(key: str, known: Mapping[str, object], who: str) -> None:
+    if key not in known:
+        accepted = f"it knows {', '.join(known)}" if known else "it takes none"
+        raise UsageError(f"{who} does not know the key {key!r}; {accepted}")
+
+
+def _convert(value: str, kind: Any, who: str) -> object:
+    import msgspec
+
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        name = getattr(kind, "__name__", str(kind)).replace(" | None", "")
+        raise UsageError(f"{who} must be {name}, not {value!r}") from None

@@ -1,0 +1,1 @@
+"""Tasks: sentence pairs, whole books, any text. Each module is a plugin."""

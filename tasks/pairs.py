@@ -1,0 +1,99 @@
+"""The task ``pairs``: short sentences, of which everything after the first token is predicted.
+
+A pair in the lecture is an input and a target, which is the input moved one token to the left: "every effort
+moves" and " effort moves you". Together they are one sentence, whose first word is given and whose rest is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from evalgpt.core import Document, EvaluationError, Task, UsageError
+from evalgpt.hooks import Register, hookimpl
+from evalgpt.tasks.reading import read_jsonl, read_text
+
+__all__ = ["Pairs", "make_pairs"]
+
+LECTURE = (("every", " effort moves you"), ("I", " really like chocolate"))
+
+FORMS = 'JSONL with "context" and "continuation", or "input" and "target", or "text"; or TSV of input and target'
+
+
+class Pairs(Task):
+    """Documents whose context is given and whose text is scored, without a BOS token before them."""
+
+    name = "pairs"
+    default_protocol = "exact:prefix=none"
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+
+    def documents(self) -> Iterator[Document]:
+        if self.path is None:
+            for number, (context, text) in enumerate(LECTURE, 1):
+                yield Document(f"pair-{number}", text, context)
+            return
+        found = False
+        for document in _from_file(self.path):
+            found = True
+            yield document
+        if not found:
+            raise EvaluationError(f"{self.path} holds no pairs; expected {FORMS}")
+
+
+def _from_file(path: str) -> Iterator[Document]:
+    if Path(path).suffix in (".jsonl", ".ndjson", ".json"):
+        for number, record in read_jsonl(path):
+            yield _from_record(record, f"{path}, line {number}", f"line-{number}")
+        return
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if len(cells) != 2:
+            raise EvaluationError(
+                f"{path}, line {number} has {len(cells)} tab-separated cell{'s' * (len(cells) > 1)}, expected 2: "
+                f"input and target (a .jsonl file is read as JSONL)"
+            )
+        yield _shifted(cells[0], cells[1], f"{path}, line {number}", f"line-{number}")
+
+
+def _from_record(record: Mapping[str, object], where: str, name: str) -> Document:
+    def field(key: str) -> str:
+        value = record[key]
+        if not isinstance(value, str) or not value:
+            raise EvaluationError(f"{where}: {key} must be a text that is not empty")
+        return value
+
+    name = str(record.get("id", name))
+    if "continuation" in record and "context" in record:
+        return Document(name, field("continuation"), field("context"))
+    if "input" in record and "target" in record:
+        return _shifted(field("input"), field("target"), where, name)
+    if "text" in record:
+        return Document(name, field("text"))
+    raise EvaluationError(f"{where} has the fields {', '.join(record) or '(none)'}; expected {FORMS}")
+
+
+def _shifted(given: str, target: str, where: str, name: str) -> Document:
+    """The sentence behind an input and a target that overlap: the longest end of one that begins the other."""
+    for size in range(min(len(given) - 1, len(target) - 1), 0, -1):
+        if given.endswith(target[:size]):
+            return Document(name, target, given[:-size])
+    raise EvaluationError(
+        f"{where}: the target {target!r} is not the input {given!r} moved on by a token; for a prompt and its "
+        f'continuation use JSONL with "context" and "continuation"'
+    )
+
+
+def make_pairs(argument: str | None) -> Task:
+    """The lecture's two sentence pairs, six predicted tokens; or your own with pairs:FILE (JSONL or TSV)."""
+    if argument is not None and argument != "-" and not Path(argument).is_file():
+        raise UsageError(f"task 'pairs': there is no file {argument}")
+    return Pairs(argument)
+
+
+@hookimpl
+def register_tasks(register: Register) -> None:
+    register("pairs", make_pairs)

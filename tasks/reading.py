@@ -1,0 +1,54 @@
+"""Reading text and records from files, with errors that name the file and the place."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from evalgpt.core import EvaluationError, UsageError
+
+__all__ = ["read_jsonl", "read_text"]
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file (``-`` is standard input), byte for byte: no newline translation, no BOM removed.
+
+    Raises:
+        UsageError: the file cannot be read. EvaluationError: it is not UTF-8, or it is empty.
+    """
+    name = "standard input" if str(path) == "-" else str(path)
+    try:
+        data = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {name}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+    if not data:
+        raise EvaluationError(f"{name} is empty; there is nothing to score")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise EvaluationError(
+            f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x} ({error.reason}); "
+            f"convert it, for example with iconv -f LATIN1 -t UTF-8"
+        ) from None
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """The objects of a JSONL file with their line numbers, from 1; empty lines are passed over.
+
+    Raises:
+        UsageError, EvaluationError: as :func:`read_text`; also a line that is not a JSON object.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise EvaluationError(f"{path}, line {number} is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise EvaluationError(f"{path}, line {number} is not a JSON object")
+        yield number, record

@@ -1,0 +1,82 @@
+"""The task ``text``: any text of yours, from a file, a folder, a glob, standard input, or a field of JSONL."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from evalgpt.core import Document, EvaluationError, Task, UsageError
+from evalgpt.hooks import Register, hookimpl
+from evalgpt.tasks.reading import read_jsonl, read_text
+
+__all__ = ["Text", "make_text"]
+
+SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
+"""What a folder is searched for."""
+
+JSONL = (".jsonl", ".ndjson")
+
+
+class Text(Task):
+    """One document per file, or per line of a JSONL file."""
+
+    name = "text"
+
+    def __init__(self, paths: Sequence[str], field: str) -> None:
+        self.paths = paths
+        self.field = field
+
+    def documents(self) -> Iterator[Document]:
+        for path in self.paths:
+            if Path(path).suffix in JSONL:
+                yield from self._from_jsonl(path)
+            else:
+                yield Document(path, read_text(path))
+
+    def _from_jsonl(self, path: str) -> Iterator[Document]:
+        found = False
+        for number, record in read_jsonl(path):
+            text = record.get(self.field)
+            where = f"{path}, line {number}"
+            if self.field not in record:
+                raise EvaluationError(
+                    f"{where} has no field {self.field!r}; it has {', '.join(record) or 'none'}: "
+                    f"name one with text:{path},field=NAME"
+                )
+            if not isinstance(text, str) or not text:
+                raise EvaluationError(f"{where}: {self.field} must be a text that is not empty")
+            found = True
+            yield Document(f"{path}:{number}", text)
+        if not found:
+            raise EvaluationError(f"{path} holds no records")
+
+
+def make_text(argument: str | None, *, field: str = "text") -> Task:
+    """Your own text, text:PATH: a file, a folder, a glob, - for standard input, JSONL with field=NAME. UTF-8."""
+    if argument is None:
+        raise UsageError("task 'text' needs a path: text:book.txt, text:folder, text:'*.txt', or text:- to read stdin")
+    return Text(_paths(argument), field)
+
+
+def _paths(argument: str) -> list[str]:
+    path = Path(argument)
+    if argument == "-" or path.is_file():
+        return [argument]
+    if path.is_dir():
+        found = sorted(str(p) for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        if not found:
+            raise EvaluationError(f"the folder {argument} holds no text; looked for {', '.join(SUFFIXES)}")
+        return found
+    found = sorted(p for p in glob.glob(argument, recursive=True) if Path(p).is_file())
+    if found:
+        return found
+    if path.exists():  # a pipe, as in text:<(zcat book.gz)
+        return [argument]
+    wild = any(mark in argument for mark in "*?[")
+    raise UsageError(f"nothing matches {argument}" if wild else f"there is no file or folder {argument}")
+
+
+@hookimpl
+def register_tasks(register: Register) -> None:
+    register("text", make_text)
