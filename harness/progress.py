@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from evalgpt.engine import Progress
 
@@ -67,4 +68,4 @@ class Bar:
 def status(message: str) -> AbstractContextManager[object]:
     """A spinner with ``message`` while a terminal waits; silent elsewhere."""
     console = Console(stderr=True)
-    return console.status(message, spinner_style="none") if console.is_terminal else Console(quiet=True).status("")
+    return console.status(Text(message)) if console.is_terminal else nullcontext()

@@ -1,8 +1,8 @@
-"""Protocols: which tokens are scored, and from which context. Each is a pure generator of windows.
+"""Protocols: which tokens are scored, and from which context.
 
-Throughout, ``ids`` are a text's tokens t0 .. t(N-1), ``context`` (L) is the number of tokens fed at once and
-``stride`` (S) the distance between windows. Peers' own averages stand beside the token-weighted mean that is
-every report's headline loss; :mod:`evalgpt.peers` computes them.
+A protocol's windows are pure functions in :mod:`evalgpt.windows`; here are its parameters, their defaults and limits,
+and what it does to a text before tokenizing. Peers' own averages (:mod:`evalgpt.peers`) stand beside the
+token-weighted mean that is every report's headline loss.
 """
 
 from __future__ import annotations
@@ -12,82 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
+from evalgpt import windows
 from evalgpt.core import EvaluationError, Model, Row, UsageError, Window
 from evalgpt.hooks import Register, hookimpl
 
-__all__ = ["Piece", "Protocol", "Tokens", "book", "exact", "hf_strided", "llama_cpp", "lm_eval"]
-
-
-def exact(ids: Sequence[int], context: int, stride: int, prefix: int | None) -> Iterator[Window]:
-    """Every token once; after the first window each with at least ``context - stride`` tokens before it."""
-    lead = 0 if prefix is None else 1
-    stream = ids if prefix is None else [prefix, *ids]
-    scored = 1
-    begin = 0
-    while scored < len(stream):
-        end = min(begin + context + 1, len(stream))
-        yield Window(stream[begin:end], scored - begin, begin - lead)
-        scored = end
-        begin += stride
-
-
-def lm_eval(ids: Sequence[int], context: int, prefix: int) -> Iterator[Window]:
-    """lm-evaluation-harness: get_rolling_token_windows with context_len 1, then make_disjoint_window.
-
-    Source: lm_eval/utils.py and ``loglikelihood_rolling`` in lm_eval/models/huggingface.py.
-    """
-    first = min(context, len(ids))
-    if first:
-        yield Window([prefix, *ids[:first]], 1, -1)
-    for begin in range(first, len(ids), context):
-        end = min(begin + context, len(ids))
-        fed_from = end - context - 1
-        yield Window(ids[fed_from:end], begin - fed_from, fed_from)
-
-
-def hf_strided(ids: Sequence[int], context: int, stride: int) -> Iterator[Window]:
-    """The strided recipe of the transformers documentation, "Perplexity of fixed-length models".
-
-    A window's first token is never predicted in that window; a window left with nothing to score is not a window.
-    """
-    previous = 0
-    for begin in range(0, len(ids), stride):
-        end = min(begin + context, len(ids))
-        start = max(previous - begin, 1)
-        if start < end - begin:
-            yield Window(ids[begin:end], start, begin)
-        previous = end
-        if end == len(ids):
-            return
-
-
-def llama_cpp(ids: Sequence[int], context: int, bos: int | None) -> Iterator[Window]:
-    """llama.cpp's perplexity tool: whole chunks, of which the second half is scored.
-
-    ``bos``, where the vocabulary adds one, overwrites each chunk's first token. Source: tools/perplexity.
-
-    Raises:
-        EvaluationError: fewer than two chunks, which llama.cpp refuses.
-    """
-    if len(ids) < 2 * context:
-        raise EvaluationError(
-            f"protocol llama.cpp needs at least two chunks of {context} tokens and the text has {len(ids)}; "
-            f"give a longer text or a smaller --context"
-        )
-    for begin in range(0, len(ids) // context * context, context):
-        chunk = ids[begin : begin + context]
-        yield Window(chunk if bos is None else [bos, *chunk[1:]], context // 2 + 1, begin)
-
-
-def book(ids: Sequence[int], context: int, stride: int, drop_odd: bool) -> Iterator[Window]:
-    """The from-scratch course's loader (LLMs-from-scratch ch02, GPTDatasetV1); batches are pairs of windows.
-
-    ``drop_odd`` leaves out the last window of an odd number, as ``drop_last`` does to a batch of two. The course
-    shuffles first and so drops a random one; here it is the last in text order.
-    """
-    begins = range(0, len(ids) - context, stride)
-    for begin in begins[: len(begins) // 2 * 2] if drop_odd else begins:
-        yield Window(ids[begin : begin + context + 1], 1, begin)
+__all__ = ["Piece", "Protocol", "Tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +129,7 @@ class Exact(_Strided):
 
     def windows(self, tokens: Tokens, split: str) -> Iterator[Window]:
         prefix = tokens.prefix_id if self.prefix == "auto" else None
-        for window in exact(tokens.ids, self._context, self._stride, prefix):
+        for window in windows.exact(tokens.ids, self._context, self._stride, prefix):
             start = max(window.start, tokens.context_tokens - window.begin)
             if start < len(window.ids):
                 yield replace(window, start=start)
@@ -228,7 +157,7 @@ class LmEval(Protocol):
             raise RuntimeError("protocol lm-eval needs a prefix token")
         first = tokens.context_tokens
         if not first:
-            yield from lm_eval(tokens.ids, self._context, tokens.prefix_id)
+            yield from windows.lm_eval(tokens.ids, self._context, tokens.prefix_id)
         elif first < len(tokens.ids):
             yield self._continuation(tokens.ids, first)
 
@@ -257,7 +186,7 @@ class HfStrided(_Strided):
         return model.context_length
 
     def windows(self, tokens: Tokens, split: str) -> Iterator[Window]:
-        yield from hf_strided(tokens.ids, self._context, self._stride)
+        yield from windows.hf_strided(tokens.ids, self._context, self._stride)
 
     def peer(self, rows: Sequence[Row]) -> Mapping[str, float]:
         from evalgpt import peers  # numpy: not needed to list protocols
@@ -276,10 +205,10 @@ class LlamaCpp(Protocol):
 
     def windows(self, tokens: Tokens, split: str) -> Iterator[Window]:
         if not tokens.adds_bos or tokens.prefix_id is None:
-            yield from llama_cpp(tokens.ids, self._context, None)
+            yield from windows.llama_cpp(tokens.ids, self._context, None)
             return
         # llama.cpp tokenizes with BOS in front, so its chunks count that token as the text's first.
-        for window in llama_cpp([tokens.prefix_id, *tokens.ids], self._context, tokens.prefix_id):
+        for window in windows.llama_cpp([tokens.prefix_id, *tokens.ids], self._context, tokens.prefix_id):
             yield replace(window, begin=window.begin - 1)
 
     def peer(self, rows: Sequence[Row]) -> Mapping[str, float]:
@@ -304,7 +233,7 @@ class Book(_Strided):
         return [Piece("train", 0, cut), Piece("validation", cut, len(text))]
 
     def windows(self, tokens: Tokens, split: str) -> Iterator[Window]:
-        yield from book(tokens.ids, self._context, self._stride, drop_odd=split == "train")
+        yield from windows.book(tokens.ids, self._context, self._stride, drop_odd=split == "train")
 
     def notes(self, rows: Sequence[Row]) -> list[str]:
         odd = [r for r in rows if r.split == "train" and len(range(0, len(r.ids) - self._context, self._stride)) % 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import click
@@ -71,7 +71,7 @@ def _one_model(
     several = len(pairs) * len(options.models) > 1
     worst = 0
     try:
-        with _waiting(f"building {spec}", options.quiet):
+        with nullcontext() if options.quiet else status(f"building {spec}"):
             model = plugins.model(spec, device=options.device, dtype=options.dtype)
     except EvalgptError as error:
         return _failed(error, several), evaluations
@@ -100,7 +100,3 @@ def _failed(error: EvalgptError, several: bool, where: str = "") -> int:
         raise error
     click.echo(f"evalgpt: error: {where}{' '.join(str(error).split())}", err=True)
     return error.exit_code
-
-
-def _waiting(message: str, quiet: bool) -> AbstractContextManager[object]:
-    return nullcontext() if quiet else status(message)

@@ -76,6 +76,7 @@ def _cache() -> Path:
 def _download_verdict() -> Path:
     import pooch
 
+    pooch.get_logger().setLevel("WARNING")  # else it announces the download on standard error
     try:
         return Path(
             pooch.retrieve(

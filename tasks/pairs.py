@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
 from evalgpt.hooks import Register, hookimpl
-from evalgpt.tasks.reading import read_jsonl, read_text
+from evalgpt.tasks.reading import jsonl, read_once, read_text
 
 __all__ = ["Pairs", "make_pairs"]
 
@@ -28,6 +28,7 @@ class Pairs(Task):
 
     def __init__(self, path: str | None = None) -> None:
         self.path = path
+        self._kept = None if path is None else read_once(path)
 
     def documents(self) -> Iterator[Document]:
         if self.path is None:
@@ -35,19 +36,19 @@ class Pairs(Task):
                 yield Document(f"pair-{number}", text, context)
             return
         found = False
-        for document in _from_file(self.path):
+        for document in _from_file(self.path, self._kept or read_text(self.path)):
             found = True
             yield document
         if not found:
             raise EvaluationError(f"{self.path} holds no pairs; expected {FORMS}")
 
 
-def _from_file(path: str) -> Iterator[Document]:
+def _from_file(path: str, text: str) -> Iterator[Document]:
     if Path(path).suffix in (".jsonl", ".ndjson", ".json"):
-        for number, record in read_jsonl(path):
+        for number, record in jsonl(text, path):
             yield _from_record(record, f"{path}, line {number}", f"line-{number}")
         return
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         cells = line.split("\t")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["read_jsonl", "read_text"]
+__all__ = ["jsonl", "read_once", "read_text"]
 
 
 def read_text(path: str | Path) -> str:
@@ -36,13 +36,21 @@ def read_text(path: str | Path) -> str:
         ) from None
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """The objects of a JSONL file with their line numbers, from 1; empty lines are passed over.
+def read_once(path: str) -> str | None:
+    """The text of what can be read only once, standard input or a pipe; None for a file.
+
+    A task is asked for its documents once for each model, so such a text has to be kept.
+    """
+    return read_text(path) if path == "-" or not Path(path).is_file() else None
+
+
+def jsonl(text: str, path: str) -> Iterator[tuple[int, dict[str, object]]]:
+    """The objects of a JSONL text with their line numbers, from 1; empty lines are passed over.
 
     Raises:
-        UsageError, EvaluationError: as :func:`read_text`; also a line that is not a JSON object.
+        EvaluationError: a line is not a JSON object; the message names ``path`` and the line.
     """
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
 from evalgpt.hooks import Register, hookimpl
-from evalgpt.tasks.reading import read_jsonl, read_text
+from evalgpt.tasks.reading import jsonl, read_once, read_text
 
 __all__ = ["Text", "make_text"]
 
@@ -26,17 +26,19 @@ class Text(Task):
     def __init__(self, paths: Sequence[str], field: str) -> None:
         self.paths = paths
         self.field = field
+        self._kept = {path: read_once(path) for path in paths}
 
     def documents(self) -> Iterator[Document]:
         for path in self.paths:
+            text = self._kept[path] or read_text(path)
             if Path(path).suffix in JSONL:
-                yield from self._from_jsonl(path)
+                yield from self._from_jsonl(path, text)
             else:
-                yield Document(path, read_text(path))
+                yield Document(path, text)
 
-    def _from_jsonl(self, path: str) -> Iterator[Document]:
+    def _from_jsonl(self, path: str, lines: str) -> Iterator[Document]:
         found = False
-        for number, record in read_jsonl(path):
+        for number, record in jsonl(lines, path):
             text = record.get(self.field)
             where = f"{path}, line {number}"
             if self.field not in record:

@@ -1,0 +1,16 @@
+"""Fixtures for data that is not part of the repository."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def verdict():
+    """The path of The Verdict's text, which tests do not download."""
+    folder = os.environ.get("EVALGPT_DATA")
+    path = Path(folder or ".") / "the-verdict.txt"
+    if folder is None or not path.is_file():
+        pytest.skip("needs EVALGPT_DATA, a folder that holds the-verdict.txt")
+    return path

@@ -1,0 +1,107 @@
+"""The rules that keep the layers apart (docs/decisions/001), read off the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import evalgpt
+
+ROOT = Path(evalgpt.__file__).parent
+STANDARD = {"__future__"} | set(__import__("sys").stdlib_module_names)
+
+ALLOWED = {
+    "core": set(),
+    "hooks": set(),
+    "specs": {"core", "hooks"},
+    "environment": set(),
+    "peers": {"core"},
+    "windows": {"core"},
+    "protocols": {"core", "hooks", "peers", "windows"},
+    "metrics": {"core"},
+    "report": {"core", "metrics"},
+    "engine": {"core", "protocols"},
+    "plugins": {"core", "hooks", "specs", "protocols"},
+    "api": {"core", "engine", "environment", "metrics", "plugins", "protocols", "report"},
+    "progress": {"engine"},
+    "render": {"metrics", "report"},
+    "run": {"api", "core", "plugins", "progress", "protocols", "render", "report"},
+    "cli": {"core", "plugins", "render", "report", "run"},
+    "__init__": {"api", "core", "hooks", "plugins", "report"},
+}
+"""What each module of the harness may import from the harness."""
+
+SHARED_ADAPTERS = {"base", "checkpoint", "gpt", "gpt2_bpe", "tiled"}
+MODEL_FILES = {"scratch": {"scratch_model"}}
+"""A plugin whose model needs torch keeps it in a file of its own, which it alone imports."""
+
+
+def imports(path):
+    """Absolute names of every module that ``path`` imports, wherever the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "evalgpt":
+                yield from (f"evalgpt.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def at_top(path):
+    """Top-level packages that importing ``path`` imports at once, outside functions and TYPE_CHECKING."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("module", sorted(p.stem for p in ROOT.glob("*.py")))
+def test_the_harness_imports_downwards_only(module):
+    ours = {name.split(".")[1] for name in imports(ROOT / f"{module}.py") if name.startswith("evalgpt.")}
+    exported = set(evalgpt.__all__)
+    assert {name for name in ours if name not in exported} <= ALLOWED[module]
+
+
+def test_core_needs_the_standard_library_only():
+    assert {name for name in at_top(ROOT / "core.py") if name != "evalgpt"} <= STANDARD
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda p: p.stem)
+def test_the_harness_never_imports_torch(path):
+    assert not {"torch", "transformers", "tiktoken"} & {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("adapters/*.py")), ids=lambda p: p.stem)
+def test_adapters_import_core_the_marker_and_what_they_share(path):
+    allowed = {"evalgpt.core", "evalgpt.hooks"} | {
+        f"evalgpt.adapters.{name}" for name in SHARED_ADAPTERS | MODEL_FILES.get(path.stem, set())
+    }
+    assert {name for name in imports(path) if name.startswith("evalgpt")} <= allowed
+
+
+@pytest.mark.parametrize("name", sorted(MODEL_FILES))
+def test_plugin_modules_load_no_torch(name):
+    assert set(at_top(ROOT / "adapters" / f"{name}.py")) <= STANDARD | {"evalgpt"}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tasks/*.py")), ids=lambda p: p.stem)
+def test_tasks_import_core_and_the_marker(path):
+    allowed = {"evalgpt.core", "evalgpt.hooks", "evalgpt.tasks.reading"}
+    assert {name for name in imports(path) if name.startswith("evalgpt")} <= allowed
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= 350
+
+
+def test_all_is_what_there_is():
+    for name in evalgpt.__all__:
+        assert getattr(evalgpt, name) is not None
+    assert set(dir(evalgpt)) == set(evalgpt.__all__)
+    assert evalgpt.__version__
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = evalgpt.nothing
