@@ -9,10 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from evalgpt.adapters.tiled import Scores, scores_from_logits, tiled_scores
+from evalgpt.adapters.tiled import (
+    Head,
+    Scores,
+    divergence_of_logits,
+    scores_from_logits,
+    tiled_divergence,
+    tiled_scores,
+)
 from evalgpt.core import Detail, Model, TokenScores, UsageError, Window
 
 __all__ = ["TorchModel", "fingerprint", "resolve_device", "resolve_dtype"]
@@ -26,13 +35,19 @@ DTYPES = {
 
 
 class TorchModel(Model):
-    """A causal language model in torch. Subclasses override :meth:`hidden` and :meth:`unembedding`, or :meth:`logits`.
+    """A causal language model in torch. Subclasses override :meth:`hidden` and :meth:`unembedding`, or :meth:`logits`,
+    which has the last word where both are there.
 
     The model must be in eval mode and on ``torch_device``. A batch of windows of different lengths is padded on the
     right with token 0, which a causal model's earlier positions cannot see.
     """
 
     torch_device: torch.device = torch.device("cpu")
+
+    @property
+    def plain(self) -> bool:
+        """Whether scores come from full logits: where the model says itself how they are made."""
+        return type(self).logits is not TorchModel.logits
 
     def hidden(self, ids: Tensor) -> Tensor:
         """States [B, T, d] for ``ids`` int64 [B, T], ready for the unembedding: the last norm applied."""
@@ -42,31 +57,59 @@ class TorchModel(Model):
         """The matrix [V, d] whose product with a state gives the logits."""
         raise NotImplementedError
 
+    def head(self) -> Head:
+        """How states become logits, where it takes more than the unembedding: a bias, a scale, a soft cap."""
+        return Head(self.unembedding())
+
     def logits(self, ids: Tensor) -> Tensor:
-        """Logits [B, T, V] for ``ids`` int64 [B, T]."""
-        return self.hidden(ids) @ self.unembedding().T
+        """Logits [B, T, V] for ``ids`` int64 [B, T]; by default made of the states, and not used for scoring."""
+        head = self.head()
+        return head.finish(self.hidden(ids) @ head.weight.T, head.bias)
 
     def score(self, windows: Sequence[Window], detail: Detail | None = None) -> Sequence[TokenScores]:
+        ids, scored, targets = self._batch(windows)
+        with torch.inference_mode():
+            scores = self._score_rows(ids, scored, targets, detail)
+        return _per_window(scores, [len(window.ids) - window.start for window in windows])
+
+    def _batch(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor, Tensor]:
+        """Padded ids [B, T], the flat positions whose outputs predict the targets, and the targets [R]."""
         width = max(len(window.ids) for window in windows) - 1
         ids = torch.zeros((len(windows), width), dtype=torch.int64)
         for row, window in zip(ids, windows, strict=True):
             row[: len(window.ids) - 1] = torch.as_tensor(window.ids[:-1])
+        scored = [torch.arange(w.start - 1, len(w.ids) - 1) + k * width for k, w in enumerate(windows)]
         targets = torch.as_tensor([i for window in windows for i in window.ids[window.start :]])
-        scored = torch.cat(
-            [torch.arange(w.start - 1, len(w.ids) - 1) + k * width for k, w in enumerate(windows)]
-        )  # the flat positions whose outputs predict the targets
         device = self.torch_device
+        return ids.to(device), torch.cat(scored).to(device), targets.to(device)
+
+    def divergence(
+        self, other: TorchModel, windows: Sequence[Window]
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+        """KL(self || other) in nats per scored token of each window, and whether the likeliest tokens agree.
+
+        Both models must have one vocabulary and be on one device.
+        """
+        ids, scored, _ = self._batch(windows)
         with torch.inference_mode():
-            scores = self._score_rows(ids.to(device), scored.to(device), targets.to(device), detail)
-        return _per_window(scores, [len(window.ids) - window.start for window in windows])
+            if self.plain or other.plain:
+                kl, same = divergence_of_logits(*(m.logits(ids).flatten(0, 1)[scored] for m in (self, other)))
+            else:
+                p, q = self._states(ids, scored), other._states(ids, scored)
+                kl, same = tiled_divergence((p[0], q[0]), (p[1], q[1]))
+        counts = [len(window.ids) - window.start for window in windows]
+        kl_parts, same_parts = torch.split(kl.double().cpu(), counts), torch.split(same.cpu(), counts)
+        return [(a.numpy(), b.numpy()) for a, b in zip(kl_parts, same_parts, strict=True)]
+
+    def _states(self, ids: Tensor, scored: Tensor) -> tuple[Tensor, Head]:
+        """States [R, d] at the flat positions ``scored``, and the head that makes logits of them."""
+        states = self.hidden(ids).flatten(0, 1)
+        return (states[scored] if len(scored) < len(states) else states), self.head()
 
     def _score_rows(self, ids: Tensor, scored: Tensor, targets: Tensor, detail: Detail | None) -> Scores:
-        if type(self).hidden is TorchModel.hidden:
+        if self.plain:
             return scores_from_logits(self.logits(ids).flatten(0, 1)[scored], targets, detail)
-        states = self.hidden(ids).flatten(0, 1)
-        if len(scored) < len(states):
-            states = states[scored]
-        return tiled_scores(states, self.unembedding(), targets, detail)
+        return tiled_scores(*self._states(ids, scored), targets, detail)
 
 
 def _per_window(scores: Scores, counts: list[int]) -> list[TokenScores]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["check_state", "load_tensors"]
+__all__ = ["at_least_float32", "check_state", "load_tensors"]
 
 WRAPPERS = ("model_state_dict", "state_dict", "model")
 """Keys under which training scripts keep the weights beside the optimizer's state."""
@@ -26,7 +27,7 @@ def load_tensors(path: str) -> dict[str, Tensor]:
     file = Path(path)
     if not file.is_file():
         raise UsageError(f"there is no weights file {path}")
-    found = _safetensors(file) if file.suffix == ".safetensors" else _torch(file)
+    found = _safetensors(file) if file.suffix.lower() == ".safetensors" else _torch(file)
     if isinstance(found, Mapping):
         for key in WRAPPERS:
             if isinstance(found.get(key), Mapping):
@@ -49,14 +50,17 @@ def _safetensors(file: Path) -> object:
 
 def _torch(file: Path) -> object:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EvaluationError(
             f"{file} is not a file of weights alone (torch.load with weights_only=True refuses it); "
             f"save it again with torch.save(model.state_dict(), FILE) or as safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise EvaluationError(f"{file} is not a readable torch checkpoint: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # bytes that are no checkpoint make torch.load raise almost anything
+        raise EvaluationError(
+            f"{file} is not a readable torch checkpoint ({type(error).__name__}: {str(error)[:100]})"
+        ) from error
 
 
 def check_state(
@@ -77,15 +81,30 @@ def check_state(
         for name, shape in expected.items()
         if name in state and tuple(state[name].shape) != shape
     ]
+    odd = [
+        f"{name} is {str(tensor.dtype).removeprefix('torch.')} {str(tensor.layout).removeprefix('torch.')}"
+        for name, tensor in state.items()
+        if name in expected and not (tensor.is_floating_point() and tensor.layout == torch.strided)
+    ]
     parts = [
         f"{kind}: {_some(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shaped))
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("mis-shaped", shaped),
+            ("not dense floating-point", odd),
+        )
         if names
     ]
     if parts:
         fields = ",".join(f"{key}={value}" for key, value in hint(state).items())
         advice = f"; by its shapes the checkpoint has {fields}" if fields else ""
         raise EvaluationError(f"{path} does not fit the model: {'; '.join(parts)}{advice}")
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """``tensor`` as it is in float32 or float64, widened from half precision."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def _some(names: list[str], most: int = 6) -> str:

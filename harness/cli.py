@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
+import io
+import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -13,6 +16,7 @@ import click
 
 from evalgpt.core import EvalgptError, UsageError
 from evalgpt.plugins import Plugins, load_plugins
+from evalgpt.specs import visible
 
 __all__ = ["cli", "main"]
 
@@ -27,7 +31,7 @@ class Failure(click.ClickException):
         vars(self)["exit_code"] = exit_code  # click reads it from the instance, and declares it for the class
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"evalgpt: error: {self.format_message()}", err=True, file=file)
+        click.echo(f"evalgpt: error: {visible(self.format_message())}", err=True, file=file)
 
 
 class State:
@@ -41,7 +45,7 @@ class State:
     def plugins(self) -> Plugins:
         plugins = load_plugins(self.extra)
         for name, why in plugins.failures.items():
-            click.echo(f"evalgpt: warning: plugin {name} failed to load and is left out: {why}", err=True)
+            click.echo(f"evalgpt: warning: plugin {name} failed to load and is left out: {visible(why)}", err=True)
         return plugins
 
 
@@ -52,32 +56,14 @@ class Cli(click.Group):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         command = [info_name or "evalgpt", *args]
-        try:
+        with _in_one_line(lambda: "--debug" in command):
             ctx = super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as error:
-            raise _one_line(error) from None
         ctx.meta["evalgpt.command"] = command
         return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _in_one_line(lambda: _state(ctx).debug):
             return super().invoke(ctx)
-        except click.UsageError as error:
-            raise _one_line(error) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except EvalgptError as error:
-            if _state(ctx).debug:
-                raise
-            raise Failure(str(error), error.exit_code) from None
-        except OSError as error:
-            if _state(ctx).debug or error.errno == errno.EPIPE:
-                raise
-            raise Failure(f"{type(error).__name__}: {error}", 1) from None
-        except Exception as error:  # a bug, here or in a plugin: still one line
-            if _state(ctx).debug:
-                raise
-            raise Failure(f"{type(error).__name__}: {error} (unexpected; --debug shows where)", 1) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *self._from_plugins(ctx)})
@@ -86,19 +72,43 @@ class Cli(click.Group):
         return super().get_command(ctx, cmd_name) or self._from_plugins(ctx).get(cmd_name)
 
     def _from_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
-        group = click.Group()
-        _state(ctx).plugins.manager.hook.register_commands(cli=group)
-        for name in group.commands:
-            if name in self.commands:
-                raise UsageError(f"a plugin adds the command {name!r}, which evalgpt has")
-        return dict(group.commands)
+        plugins = _state(ctx).plugins
+        found: dict[str, click.Command] = {}
+        for name, plugin in plugins.manager.list_name_plugin():
+            others = [other for other in plugins.manager.get_plugins() if other is not plugin]
+            group = click.Group()
+            try:
+                plugins.manager.subset_hook_caller("register_commands", remove_plugins=others)(cli=group)
+            except Exception as error:  # one plugin's commands are not worth all the others
+                why = visible(" ".join(f"{type(error).__name__}: {error}".split()))
+                click.echo(f"evalgpt: warning: plugin {name} cannot add its commands: {why}", err=True)
+                continue
+            for command in group.commands:
+                if command in self.commands or command in found:
+                    raise UsageError(f"plugin {name} adds the command {command!r}, which is there already")
+            found |= group.commands
+        return found
 
 
-def _one_line(error: click.UsageError) -> click.ClickException:
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return error
-    where = error.ctx.command_path if error.ctx else "evalgpt"
-    return Failure(f"{error.format_message()} See {where} --help", 2)
+@contextlib.contextmanager
+def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
+    """Turn what is raised inside into one line and an exit code, unless ``debug()``."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "evalgpt"
+        raise Failure(f"{error.format_message()} See {where} --help", 2) from None
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if debug() or (isinstance(error, OSError) and error.errno == errno.EPIPE):
+            raise
+        if isinstance(error, EvalgptError):
+            raise Failure(str(error), error.exit_code) from None
+        # A bug, here or in a plugin, or a machine at its limits: still one line.
+        raise Failure(f"{type(error).__name__}: {error} (unexpected; --debug shows where)", 1) from None
 
 
 def _state(ctx: click.Context) -> State:
@@ -129,6 +139,23 @@ def _common(function: F) -> F:
     )(function)
 
 
+def _running(function: F) -> F:
+    """Options of the commands that run models."""
+    for option in reversed(
+        [
+            click.option("-p", "--protocol", metavar="SPEC", help="Which tokens are scored; see 'protocols'."),
+            click.option("--context", type=int, metavar="TOKENS", help="Tokens fed at once (the protocol's L)."),
+            click.option("--stride", type=int, metavar="TOKENS", help="Tokens between windows (the protocol's S)."),
+            click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
+            click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]"),
+            click.option("--batch-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens per batch, padded."),
+            click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="evalgpt", message="evalgpt %(version)s")
 @_common
@@ -145,15 +172,9 @@ def cli() -> None:
 @cli.command()
 @click.option("-m", "--model", "models", metavar="SPEC", multiple=True, required=True, help="A model; see 'models'.")
 @click.option("-t", "--task", "tasks", metavar="SPEC", multiple=True, required=True, help="A task; see 'tasks'.")
-@click.option("-p", "--protocol", metavar="SPEC", help="Which tokens are scored from which context; see 'protocols'.")
-@click.option("--context", type=int, metavar="TOKENS", help="Tokens fed at once (the protocol's L).")
-@click.option("--stride", type=int, metavar="TOKENS", help="Tokens between windows (the protocol's S).")
-@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
-@click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16 or float64.  [default: float32]")
-@click.option("--batch-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens per batch, padding included.")
+@_running
 @click.option("-o", "--output", metavar="FILE", help="Write the report as JSON; - for standard output.")
 @click.option("--tokens/--no-tokens", default=True, help="Keep ids and losses of single tokens in the report.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 @_common
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:
@@ -168,7 +189,38 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from evalgpt.run import RunOptions, run_all
 
-    code = run_all(_state(ctx).plugins, RunOptions(**options), ctx.find_root().meta["evalgpt.command"])
+    state = _state(ctx)
+    code = run_all(state.plugins, RunOptions(**options, debug=state.debug), ctx.find_root().meta["evalgpt.command"])
+    ctx.exit(code)
+
+
+@cli.command()
+@click.argument("reports", nargs=-1, metavar="[REPORT]...")
+@click.option(
+    "-m", "--model", "models", metavar="SPEC", multiple=True, help="A model to run; the first is the baseline."
+)
+@click.option("-t", "--task", "tasks", metavar="SPEC", multiple=True, help="A task to run them on.")
+@_running
+@click.option("--kl", is_flag=True, help="Also the KL divergence from the baseline (one vocabulary).")
+@click.option("--fail-if-worse", type=float, metavar="X", help="Exit 1 if worse by more than X bits per byte.")
+@click.option("-o", "--output", metavar="FILE", help="Write the comparison as JSON; - for standard output.")
+@click.option("--save-report", metavar="FILE", help="Keep the report of the runs.")
+@_common
+@click.pass_context
+def compare(ctx: click.Context, /, **options: Any) -> None:
+    """Compare models on the same text: which is better, by how much, and how sure.
+
+    Give reports made by 'run -o', or models and tasks to run. The first is the baseline. With one tokenizer, tokens are
+    paired; with different ones, stretches of the same bytes.
+
+    \b
+    Try:  evalgpt compare before.json after.json
+          evalgpt compare -m scratch -m smollm2 -t verdict
+          evalgpt compare before.json after.json --fail-if-worse 0.01
+    """
+    from evalgpt.run_compare import CompareOptions, compare_all
+
+    code = compare_all(_state(ctx).plugins, CompareOptions(**options), ctx.find_root().meta["evalgpt.command"])
     ctx.exit(code)
 
 
@@ -204,10 +256,9 @@ def _listing(kind: str, doc: str) -> None:
         plugins = _state(ctx).plugins
         for name in names or sorted(plugins.entries[kind]):
             entry = plugins.find(kind, name)
-            text = inspect.cleandoc(entry.factory.__doc__ or "")
-            summary, _, body = text.partition("\n\n")
+            _, _, body = inspect.cleandoc(entry.factory.__doc__ or "").partition("\n\n")
             click.secho(name, bold=True, nl=False)
-            click.echo("  " + " ".join(summary.split()))
+            click.echo(f"  {entry.summary}")
             for line in body.splitlines() if kind == "protocol" or names else []:
                 click.echo(f"    {line}")
             keys = ", ".join(
@@ -237,9 +288,12 @@ def plugins(ctx: click.Context) -> None:
         ]
         click.echo(f"{plugin}: {', '.join(adds) or 'adds nothing by name'}")
     for plugin, why in loaded.failures.items():
-        click.echo(f"{plugin}: failed to load: {why}")
+        click.echo(f"{plugin}: failed to load: {visible(why)}")
 
 
 def main() -> None:
     """The ``evalgpt`` console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a result is not lost to a name the terminal cannot spell
     cli(prog_name="evalgpt")

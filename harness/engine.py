@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, UsageError, Window
 from evalgpt.protocols import Piece, Protocol, Tokens
 
-__all__ = ["DEFAULT_BATCH_TOKENS", "Progress", "Result", "batches", "score_documents"]
+__all__ = ["DEFAULT_BATCH_TOKENS", "Plan", "Progress", "Result", "batches", "plan_windows", "score_documents"]
 
 DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
 """Tokens fed at once, padding included, by kind of device: measured on a CPU in bench/batch.py. More does not make
@@ -40,7 +40,7 @@ class Result:
 
 
 @dataclass(slots=True)
-class _Plan:
+class Plan:
     """A piece of a document on its way to becoming a row."""
 
     document: Document
@@ -70,8 +70,7 @@ def score_documents(
     """
     began = time.perf_counter()
     kept = list(documents)
-    plans = [plan for document in kept for plan in _plan(model, document, protocol)]
-    _check_enough(plans, protocol)
+    plans = plan_windows(model, kept, protocol)
     encoded = time.perf_counter()
     order = [(plan, i) for plan in plans for i in range(len(plan.windows))]
     for plan in plans:
@@ -82,8 +81,9 @@ def score_documents(
     for batch in batches([len(w.ids) - 1 for w in windows], batch_tokens):
         for index, nll in zip(batch, _score(model, [windows[i] for i in batch]), strict=True):
             plan, i = order[index]
-            if np.isnan(nll).any():
-                raise EvaluationError(f"model {model.name} gave NaN as a loss in document {plan.document.id!r}")
+            if not np.isfinite(nll).all():
+                what = "NaN as a loss" if np.isnan(nll).any() else "an infinite loss, a probability of zero,"
+                raise EvaluationError(f"model {model.name} gave {what} in document {plan.document.id!r}")
             plan.nll[i] = nll
             done += len(nll)
             nll_sum += float(nll.sum(dtype=np.float64))
@@ -96,6 +96,23 @@ def score_documents(
         encoding_seconds=encoded - began,
         scoring_seconds=time.perf_counter() - encoded,
     )
+
+
+def plan_windows(model: Model, documents: Iterable[Document], protocol: Protocol) -> list[Plan]:
+    """Tokenize ``documents`` and draw the windows of ``protocol``, bound to ``model``.
+
+    Raises:
+        EvaluationError, UsageError: as :func:`score_documents`.
+    """
+    plans: list[Plan] = []
+    names: set[str] = set()
+    for document in documents:
+        if document.id in names:
+            raise EvaluationError(f"two documents are called {document.id!r}; each needs an id of its own")
+        names.add(document.id)
+        plans += _plan(model, document, protocol)
+    _check_enough(plans, protocol)
+    return plans
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -111,7 +128,7 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         at += size
 
 
-def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[_Plan]:
+def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[Plan]:
     if document.context and not protocol.takes_context_documents:
         raise UsageError(
             f"protocol {protocol.name} cannot score a continuation of a context, as in document {document.id!r}; "
@@ -119,21 +136,15 @@ def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[_Pla
         )
     for piece in protocol.pieces(document.text):
         encoding = model.encode(document.context + document.text[piece.start : piece.stop])
+        if encoding.byte_spans is not None and len(encoding.byte_spans) != len(encoding.ids):
+            raise EvaluationError(
+                f"model {model.name} gave {len(encoding.byte_spans)} byte spans for {len(encoding.ids)} tokens"
+            )
         _check_ids(model, document, encoding)
-        context_tokens = _context_tokens(model, document, encoding)
-        tokens = Tokens(encoding.ids, context_tokens, model.prefix_id, model.adds_bos)
+        given = protocol.context_tokens(model, document.context, encoding) if document.context else 0
+        tokens = Tokens(encoding.ids, given, bool(document.context), model.prefix_id, model.adds_bos)
         windows = list(protocol.windows(tokens, piece.split))
-        yield _Plan(document, piece, encoding, context_tokens, windows)
-
-
-def _context_tokens(model: Model, document: Document, encoding: Encoding) -> int:
-    """How many leading tokens lie in the context alone; one that reaches into the text is scored."""
-    if not document.context:
-        return 0
-    if encoding.byte_spans is None:
-        return min(len(model.encode(document.context).ids), len(encoding.ids))
-    edge = len(document.context.encode())
-    return sum(1 for _, end in encoding.byte_spans if end <= edge)
+        yield Plan(document, piece, encoding, given, windows)
 
 
 def _check_ids(model: Model, document: Document, encoding: Encoding) -> None:
@@ -145,7 +156,7 @@ def _check_ids(model: Model, document: Document, encoding: Encoding) -> None:
         )
 
 
-def _check_enough(plans: Sequence[_Plan], protocol: Protocol) -> None:
+def _check_enough(plans: Sequence[Plan], protocol: Protocol) -> None:
     tokens = sum(len(plan.encoding.ids) for plan in plans)
     if tokens < 2:
         raise EvaluationError(f"the text has {tokens} token{'s' * (tokens != 1)}; a loss needs at least 2")
@@ -162,12 +173,15 @@ def _score(model: Model, windows: Sequence[Window]) -> Iterator[NDArray[np.float
         raise EvaluationError(f"model {model.name} answered {len(scores)} windows of {len(windows)}")
     for window, score in zip(windows, scores, strict=True):
         expected = len(window.ids) - window.start
-        if len(score.nll) != expected:
-            raise EvaluationError(f"model {model.name} returned {len(score.nll)} losses for {expected} scored tokens")
-        yield np.asarray(score.nll, dtype=np.float32)
+        nll = np.asarray(score.nll, dtype=np.float32)
+        if nll.shape != (expected,):
+            raise EvaluationError(
+                f"model {model.name} returned losses of shape {nll.shape} for {expected} scored tokens"
+            )
+        yield nll
 
 
-def _row(plan: _Plan) -> Row:
+def _row(plan: Plan) -> Row:
     text = plan.document.text
     return Row(
         document=plan.document,

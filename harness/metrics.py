@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.core import Row
+from evalgpt.statistics import ratio_estimate
 
-__all__ = ["ContextLengths", "Ledger", "Metrics", "ledger", "measure", "token_means"]
+__all__ = ["ContextLengths", "Ledger", "Metrics", "Uncertainty", "ledger", "measure", "token_means"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,34 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """How far the same measurement on more text of this kind may lie, as (low, high) at ``level``.
+
+    Neighbouring tokens are correlated, so this is not the i.i.d. standard error: :mod:`evalgpt.statistics` says how it
+    is taken, ``method``, ``block_length`` and ``units`` what it rests on. ``loss_error`` is the standard error of the
+    loss, nats. The perplexity's bounds are exp of the loss's.
+    """
+
+    level: float
+    method: str
+    block_length: float
+    units: int
+    degrees_of_freedom: float
+    loss_error: float
+    loss: tuple[float, float]
+    perplexity: tuple[float | None, float | None]
+    bits_per_byte: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """Numbers over all scores. Perplexities are None where they exceed a float, or words or bytes are unknown.
 
     ``loss`` is the token-weighted mean NLL in nats, summed in float64; ``perplexity`` is exp(loss) and
     ``bits_per_token`` loss / ln 2. Per byte and per word, each scored token counts once: ``bits_per_byte`` is
     total NLL / (ln 2 * UTF-8 bytes), ``byte_perplexity`` and ``word_perplexity`` are exp(total NLL / bytes or
-    words). Bytes and words are those of scored tokens only; words are runs of non-space characters.
+    words). Bytes and words are those of scored tokens only; a word is a run of characters that are not white space,
+    and counts where its first byte is scored. ``uncertainty`` is None where there are too few tokens to tell.
     """
 
     loss: float
@@ -72,17 +94,24 @@ class Metrics:
     nll: float
     bytes: int | None
     words: int | None
+    uncertainty: Uncertainty | None = None
 
 
 def token_means(row: Row) -> NDArray[np.float64]:
     """NLL per token of the row, float64 [tokens], nats: NaN where unscored, the mean where scored repeatedly."""
+    total, count = _per_token(row)
+    with np.errstate(invalid="ignore"):
+        return total / count
+
+
+def _per_token(row: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Per token of the row, the sum of its losses and how often it was scored."""
     total = np.zeros(len(row.ids))
     count = np.zeros(len(row.ids))
     for window, nll in _scores(row):
         total[window] += nll
         count[window] += 1
-    with np.errstate(invalid="ignore"):
-        return total / count
+    return total, count
 
 
 def ledger(rows: Sequence[Row]) -> Ledger:
@@ -124,18 +153,69 @@ def measure(rows: Sequence[Row]) -> Metrics:
     size = _total([c[0] for c in counts])
     words = _total([c[1] for c in counts])
     loss = nll / scores
+    bits = once / size / math.log(2) if size else None
     return Metrics(
         loss=loss,
         perplexity=_exp(loss),
         bits_per_token=loss / math.log(2),
-        bits_per_byte=once / size / math.log(2) if size else None,
+        bits_per_byte=bits,
         byte_perplexity=_exp(once / size) if size else None,
         word_perplexity=_exp(once / words) if words else None,
         scores=scores,
         nll=nll,
         bytes=size,
         words=words,
+        uncertainty=_uncertainty(rows, loss, bits),
     )
+
+
+def _uncertainty(rows: Sequence[Row], loss: float, bits: float | None) -> Uncertainty | None:
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(row.document.id for row in rows))}
+    sums, counts, sizes, documents = [], [], [], []
+    for row in rows:
+        total, count = _per_token(row)
+        scored = count > 0
+        sums.append(total[scored])
+        counts.append(count[scored])
+        sizes.append(_token_bytes(row)[scored])
+        documents.append(np.full(int(scored.sum()), numbers[row.document.id]))
+    total, count, size, document = (np.concatenate(parts) for parts in (sums, counts, sizes, documents))
+    order = np.argsort(document, kind="stable")  # a document's splits are rows apart
+    total, count, size, document = total[order], count[order], size[order], document[order]
+    found = ratio_estimate(total, count, document)
+    if found.standard_error is None or found.low is None or found.high is None:
+        return None
+    around_bits = None
+    if bits is not None:
+        spread = ratio_estimate(total / count / math.log(2), size, document)
+        if spread.low is not None and spread.high is not None:
+            around_bits = (bits + spread.low - spread.value, bits + spread.high - spread.value)
+    low, high = loss + found.low - found.value, loss + found.high - found.value
+    return Uncertainty(
+        level=found.level,
+        method=found.method,
+        block_length=found.block_length,
+        units=found.units,
+        degrees_of_freedom=found.degrees_of_freedom,
+        loss_error=found.standard_error,
+        loss=(low, high),
+        perplexity=(_exp(low), _exp(high)),
+        bits_per_byte=around_bits,
+    )
+
+
+def _token_bytes(row: Row) -> NDArray[np.float64]:
+    """UTF-8 bytes of each token; an even share where the tokenizer cannot tell.
+
+    Of tokens that share a character, the first counts its bytes.
+    """
+    if row.byte_spans is None:
+        return np.full(len(row.ids), len((row.document.context + row.text).encode()) / max(len(row.ids), 1))
+    spans = np.asarray(row.byte_spans, dtype=np.int64).reshape(-1, 2)
+    edge = len(row.document.context.encode())  # of a token that reaches out of the context, the text's part counts
+    ends = np.maximum(np.maximum.accumulate(spans[:, 1]), edge)
+    starts = np.maximum(spans[:, 0], np.concatenate([[edge], ends[:-1]]))
+    return np.asarray(ends - starts, dtype=np.float64)
 
 
 def _scores(row: Row) -> Iterator[tuple[slice, NDArray[np.float32]]]:
@@ -162,26 +242,37 @@ def _context_lengths(per_length: NDArray[np.int64]) -> ContextLengths:
 
 
 def _bytes_and_words(row: Row) -> tuple[int | None, int | None]:
-    """UTF-8 bytes and words of the scored tokens' text, each token once."""
+    """UTF-8 bytes of the scored tokens, each once, and words whose first byte is among them, of the text alone."""
     if not row.windows:
         return 0, 0
+    text = row.text.encode()
     scored = np.zeros(len(row.ids), dtype=bool)
     for where, _ in _scores(row):
         scored[where] = True
-    whole = (row.document.context if row.context_tokens else "").encode() + row.text.encode()
     if row.byte_spans is None:
-        if not scored[row.context_tokens :].all():
-            return None, None
-        return len(row.text.encode()), len(row.text.split())
-    mask = np.zeros(len(whole) + 1, dtype=np.int64)
+        known = bool(scored[row.context_tokens :].all())
+        return (len(text), len(row.text.split())) if known else (None, None)
+    edge = len(row.document.context.encode())
+    mask = np.zeros(edge + len(text) + 1, dtype=np.int64)
     spans = np.asarray(row.byte_spans, dtype=np.int64)[scored]
     np.add.at(mask, spans[:, 0], 1)
     np.add.at(mask, spans[:, 1], -1)
-    covered = np.cumsum(mask[:-1]) > 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], covered.astype(np.int8), [0]])))
-    runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    words = sum(len(whole[a:b].decode(errors="ignore").split()) for a, b in runs)
-    return int(covered.sum()), words
+    covered = np.cumsum(mask[:-1])[edge:] > 0
+    return int(covered.sum()), int(covered[_word_starts(row.text)].sum())
+
+
+def _word_starts(text: str) -> list[int]:
+    """The bytes at which runs of characters that are not white space begin."""
+    starts = []
+    at, inside = 0, False
+    for character in text:
+        if character.isspace():
+            inside = False
+        elif not inside:
+            starts.append(at)
+            inside = True
+        at += len(character.encode())
+    return starts
 
 
 def _total(parts: Sequence[int | None]) -> int | None:

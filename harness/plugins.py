@@ -18,7 +18,7 @@ import pluggy
 
 from evalgpt import hooks
 from evalgpt.core import EvalgptError, Model, Task, UsageError
-from evalgpt.specs import Spec, options_of, parse, resolve
+from evalgpt.specs import Spec, options_of, parse, printable, resolve
 
 if TYPE_CHECKING:
     from evalgpt.protocols import Protocol
@@ -27,13 +27,18 @@ __all__ = ["Entry", "Plugins", "default_plugins", "load_plugins"]
 
 BUILTIN = (
     "evalgpt.adapters.scratch",
+    "evalgpt.adapters.gpt2",
+    "evalgpt.adapters.hf",
     "evalgpt.tasks.pairs",
     "evalgpt.tasks.books",
     "evalgpt.tasks.text",
+    "evalgpt.tasks.minimal_pairs",
     "evalgpt.protocols",
 )
 
 KINDS = {"model": "register_models", "task": "register_tasks", "protocol": "register_protocols"}
+
+HOOKS = ", ".join([*KINDS.values(), "register_commands"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,7 @@ class Entry:
     @property
     def summary(self) -> str:
         """The first line of the factory's docstring."""
-        lines = (self.factory.__doc__ or "").strip().splitlines()
-        return lines[0] if lines else ""
+        return (self.factory.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def options(self) -> dict[str, object]:
@@ -92,46 +96,59 @@ class Plugins:
 
     def protocol(self, spec: str, *, context: int | None = None, stride: int | None = None) -> Protocol:
         """Build the protocol that ``spec`` names, not yet bound to a model."""
-        from evalgpt.protocols import Protocol
-
-        return cast(Protocol, self._build("protocol", parse(spec), {"context": context, "stride": stride}))
+        return cast("Protocol", self._build("protocol", parse(spec), {"context": context, "stride": stride}))
 
     def _build(self, kind: str, spec: Spec, given: Mapping[str, object]) -> object:
         factory = self.find(kind, spec.name).factory
-        built = factory(spec.argument, **resolve(kind, spec, factory, given))
+        try:
+            built = factory(spec.argument, **resolve(kind, spec, factory, given))
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+                raise UsageError(
+                    f"{kind} {spec.name!r}: its factory cannot be called with an argument: {error}"
+                ) from error
+            raise
+        expected = _type_of(kind)
+        if not isinstance(built, expected):
+            raise UsageError(
+                f"{kind} {spec.name!r}: its factory returned {type(built).__name__}, not an {expected.__module__}."
+                f"{expected.__name__}"
+            )
         if isinstance(built, (Model, Task)):
-            object.__setattr__(built, "spec", str(spec))  # a frozen dataclass is a fine Task
+            object.__setattr__(built, "spec", printable(str(spec)))  # a frozen dataclass is a fine Task
         return built
 
 
 def load_plugins(extra: Iterable[str] = ()) -> Plugins:
     """Load the built-in plugins, those installed under the entry-point group ``evalgpt``, and ``extra``.
 
-    ``extra`` are paths of Python files or names of modules. An installed plugin that fails to import is kept in
-    ``failures`` and takes no other down; one named in ``extra`` was asked for, so its failure is an error.
+    ``extra`` are paths of Python files or names of modules. An installed plugin that fails, by its import, by a name
+    that is taken or by a hook that evalgpt does not have, is kept in ``failures`` and takes no other down; one named
+    in ``extra`` was asked for, so its failure is an error.
 
     Raises:
-        UsageError: a plugin in ``extra`` cannot be imported, a name is registered twice, or a function is
-            marked as a hook that evalgpt does not have.
+        UsageError: a plugin in ``extra`` fails.
     """
     manager = pluggy.PluginManager(hooks.GROUP)
     manager.add_hookspecs(hooks)
     plugins = Plugins(manager)
     for name in BUILTIN:
-        manager.register(importlib.import_module(name), name)
+        _admit(plugins, name, importlib.import_module(name))
     for entry_point in importlib.metadata.entry_points(group=hooks.GROUP):
         try:
-            manager.register(entry_point.load(), entry_point.name)
-        except Exception as error:  # a stranger's import may raise anything
-            plugins.failures[entry_point.name] = f"{type(error).__name__}: {error}"
-    for name in extra:
-        _register_extra(manager, name)
-    try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        known = ", ".join([*KINDS.values(), "register_commands"])
-        raise UsageError(f"{error}; evalgpt's hooks are {known}") from None
-    _collect(plugins)
+            _admit(plugins, entry_point.name, entry_point.load())
+        except (Exception, SystemExit) as error:  # a stranger's import may raise anything
+            plugins.failures[entry_point.name] = _reason(error)
+    for name in dict.fromkeys(extra):
+        try:
+            module = _import(name)
+            _admit(plugins, name, module)
+        except EvalgptError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"plugin {name}: {_reason(error)}") from error
+        if not manager.get_hookcallers(module):
+            raise UsageError(f"plugin {name} implements none of evalgpt's hooks: {HOOKS}")
     return plugins
 
 
@@ -141,17 +158,45 @@ def default_plugins() -> Plugins:
     return load_plugins()
 
 
-def _register_extra(manager: pluggy.PluginManager, name: str) -> None:
+def _type_of(kind: str) -> type:
+    from evalgpt.protocols import Protocol
+
+    return {"model": Model, "task": Task, "protocol": Protocol}[kind]
+
+
+def _admit(plugins: Plugins, name: str, plugin: object) -> None:
+    """Register one plugin and collect its names, or leave no trace of it.
+
+    Raises:
+        UsageError: a name is taken, or a function is marked as a hook that evalgpt does not have; also whatever the
+            plugin itself raises.
+    """
+    manager = plugins.manager
+    before = {kind: dict(entries) for kind, entries in plugins.entries.items()}
     try:
-        manager.register(_import(name), name)
-    except EvalgptError:
+        manager.register(plugin, name)
+        manager.check_pending()
+        _collect(plugins, name, plugin)
+    except BaseException as error:
+        if manager.is_registered(plugin):
+            manager.unregister(plugin)
+        plugins.entries = before
+        if isinstance(error, pluggy.PluginValidationError):
+            raise UsageError(f"plugin {name}: {_reason(error)}; evalgpt's hooks are {HOOKS}") from None
         raise
-    except Exception as error:
-        raise UsageError(f"plugin {name}: {type(error).__name__}: {error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return (
+        text if isinstance(error, (EvalgptError, pluggy.PluginValidationError)) else f"{type(error).__name__}: {text}"
+    )
 
 
 def _import(name: str) -> ModuleType:
     path = Path(name)
+    if path.is_dir():
+        raise UsageError(f"plugin {name} is a folder; give a .py file or the name of an installed module")
     if path.suffix != ".py":
         return importlib.import_module(name)
     if not path.is_file():
@@ -166,26 +211,17 @@ def _import(name: str) -> ModuleType:
     return module
 
 
-def _collect(plugins: Plugins) -> None:
-    """Ask each plugin in turn, so that every name is known to be someone's."""
-    everyone = dict(plugins.manager.list_name_plugin())
-    for plugin_name, plugin in everyone.items():
-        others = [other for other in everyone.values() if other is not plugin]
-        for kind, hook in KINDS.items():
-            taken = plugins.entries[kind]
+def _collect(plugins: Plugins, plugin_name: str, plugin: object) -> None:
+    """Ask this plugin alone for its names, so that each is known to be someone's."""
+    others = [other for other in plugins.manager.get_plugins() if other is not plugin]
+    for kind, hook in KINDS.items():
+        taken = plugins.entries[kind]
 
-            def register(
-                name: str,
-                factory: hooks.Factory,
-                *,
-                kind: str = kind,
-                taken: dict[str, Entry] = taken,
-                plugin_name: str = plugin_name,
-            ) -> None:
-                if name in taken:
-                    raise UsageError(
-                        f"plugin {plugin_name} registers the {kind} {name!r}, which {taken[name].plugin} has registered"
-                    )
-                taken[name] = Entry(name, plugin_name, factory)
+        def register(name: str, factory: hooks.Factory, *, kind: str = kind, taken: dict[str, Entry] = taken) -> None:
+            if name in taken:
+                raise UsageError(
+                    f"plugin {plugin_name} registers the {kind} {name!r}, which {taken[name].plugin} has registered"
+                )
+            taken[name] = Entry(name, plugin_name, factory)
 
-            plugins.manager.subset_hook_caller(hook, remove_plugins=others)(register=register)
+        plugins.manager.subset_hook_caller(hook, remove_plugins=others)(register=register)

@@ -15,8 +15,9 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from evalgpt.engine import Progress
+from evalgpt.specs import visible
 
-__all__ = ["Bar", "status"]
+__all__ = ["Bar", "waiting"]
 
 EVERY_SECONDS = 10.0
 """How often a line appears where there is no terminal."""
@@ -25,9 +26,10 @@ EVERY_SECONDS = 10.0
 class Bar:
     """Call it with the engine's Progress; it shows tokens/s, the time left and the perplexity so far."""
 
-    def __init__(self, title: str, *, quiet: bool) -> None:
-        self.title = title
+    def __init__(self, title: str, *, quiet: bool, unit: str = "perplexity") -> None:
+        self.title = visible(title)
         self.quiet = quiet
+        self.unit = unit
         self.began = self.told = time.perf_counter()
         self.bar: RichProgress | None = None
 
@@ -37,11 +39,11 @@ class Bar:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[speed]} tokens/s, perplexity {task.fields[perplexity]}"),
+                TextColumn("{task.fields[speed]} tokens/s, {task.fields[figure]}"),
                 TimeRemainingColumn(),
             )
             self.bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
-            self.bar.add_task(self.title, total=None, speed="-", perplexity="-")
+            self.bar.add_task(self.title, total=None, speed="-", figure="")
             self.bar.start()
         return self
 
@@ -54,18 +56,19 @@ class Bar:
     def __call__(self, progress: Progress) -> None:
         now = time.perf_counter()
         speed = f"{progress.done / (now - self.began):,.0f}"
-        perplexity = f"{math.exp(min(progress.loss, 700.0)):,.2f}"
+        value = math.exp(min(progress.loss, 700.0)) if self.unit == "perplexity" else progress.loss
+        figure = f"{self.unit} {value:,.4g}" if self.unit != "perplexity" else f"perplexity {value:,.2f}"
         if self.bar is not None:
             task = self.bar.task_ids[0]
-            self.bar.update(task, completed=progress.done, total=progress.total, speed=speed, perplexity=perplexity)
+            self.bar.update(task, completed=progress.done, total=progress.total, speed=speed, figure=figure)
         elif not self.quiet and now - self.told >= EVERY_SECONDS and progress.done < progress.total:
             self.told = now
             share = 100 * progress.done / progress.total
-            line = f"{self.title}: {share:.0f} %, {speed} tokens/s, perplexity {perplexity}"
+            line = f"{self.title}: {share:.0f} %, {speed} tokens/s, {figure}"
             print(line, file=sys.stderr, flush=True)
 
 
-def status(message: str) -> AbstractContextManager[object]:
+def waiting(message: str, quiet: bool) -> AbstractContextManager[object]:
     """A spinner with ``message`` while a terminal waits; silent elsewhere."""
     console = Console(stderr=True)
-    return console.status(Text(message)) if console.is_terminal else nullcontext()
+    return nullcontext() if quiet or not console.is_terminal else console.status(Text(visible(message)))

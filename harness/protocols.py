@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
 from evalgpt import windows
-from evalgpt.core import EvaluationError, Model, Row, UsageError, Window
+from evalgpt.core import Encoding, EvaluationError, Model, Row, UsageError, Window
 from evalgpt.hooks import Register, hookimpl
 
 __all__ = ["Piece", "Protocol", "Tokens"]
@@ -25,6 +25,7 @@ class Tokens:
 
     ids: Sequence[int]
     context_tokens: int = 0
+    has_context: bool = False
     prefix_id: int | None = None
     adds_bos: bool = False
 
@@ -77,6 +78,16 @@ class Protocol(ABC):
     @abstractmethod
     def windows(self, tokens: Tokens, split: str) -> Iterator[Window]:
         """The windows over one piece; call :meth:`bind` first."""
+
+    def context_tokens(self, model: Model, context: str, encoding: Encoding) -> int:
+        """How many of the first tokens of ``encoding``, of a context and its continuation, are the context's.
+
+        Those that end within it; a token that reaches into the continuation is scored.
+        """
+        if encoding.byte_spans is None:
+            return min(len(model.encode(context).ids), len(encoding.ids))
+        edge = len(context.encode())
+        return sum(1 for _, end in encoding.byte_spans if end <= edge)
 
     def peer(self, rows: Sequence[Row]) -> Mapping[str, float]:
         """The peer's own headline numbers, by name; empty where the token mean is the headline."""
@@ -156,10 +167,17 @@ class LmEval(Protocol):
         if tokens.prefix_id is None:
             raise RuntimeError("protocol lm-eval needs a prefix token")
         first = tokens.context_tokens
-        if not first:
+        if not tokens.has_context or first == 0:
             yield from windows.lm_eval(tokens.ids, self._context, tokens.prefix_id)
         elif first < len(tokens.ids):
             yield self._continuation(tokens.ids, first)
+
+    def context_tokens(self, model: Model, context: str, encoding: Encoding) -> int:
+        """As many as the context alone is encoded to, its trailing white space left to the continuation.
+
+        Source: ``_encode_pair`` in lm_eval/api/model.py.
+        """
+        return min(len(model.encode(context.rstrip()).ids), len(encoding.ids))
 
     def _continuation(self, ids: Sequence[int], first: int) -> Window:
         """lm-eval's ``loglikelihood``: no prefix, the context cut on the left, the continuation whole."""

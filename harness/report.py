@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -27,14 +27,20 @@ __all__ = [
     "Timing",
     "Tokenized",
     "check_writable",
+    "describe_protocol",
+    "is_stream",
     "json_schema",
     "read_report",
     "row_info",
     "to_json",
+    "write_bytes",
     "write_report",
 ]
 
-SCHEMA = "evalgpt.report/1"
+TEMPORARY = ".evalgpt-"
+"""How the names of files being written begin; the target's own name may be as long as names get."""
+
+SCHEMA: Final = "evalgpt.report/1"
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +76,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The texts. ``sha256`` is that of the text itself where there is one document without a context; else of
-    one line per document: its id, the hashes of its context and of its text, tab-separated."""
+    one line per document: the hashes of its context and of its text, tab-separated."""
 
     spec: str
     name: str
@@ -139,8 +145,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     protocol: ProtocolInfo
     metrics: Metrics
     splits: dict[str, Metrics]
-    peer: dict[str, float]
-    task_metrics: dict[str, float]
+    peer: dict[str, float | None]
+    task_metrics: dict[str, float | None]
     ledger: Ledger
     notes: list[str]
     batch_tokens: int
@@ -151,9 +157,15 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One run of evalgpt: every model on every task. ``schema`` says which version of this structure it is."""
 
-    schema: str = SCHEMA
+    schema: Literal["evalgpt.report/1"] = SCHEMA
     run: Run
     evaluations: list[Evaluation]
+
+
+def describe_protocol(evaluation: Evaluation) -> str:
+    """The protocol with its parameters, as in ``exact (context 256, stride 128, prefix auto)``."""
+    settings = ", ".join(f"{key} {value}" for key, value in evaluation.protocol.settings.items())
+    return f"{evaluation.protocol.name} ({settings})" if settings else evaluation.protocol.name
 
 
 def row_info(row: Row, *, tokens: bool) -> RowInfo:
@@ -179,9 +191,9 @@ def row_info(row: Row, *, tokens: bool) -> RowInfo:
 def _tokenized(row: Row) -> Tokenized:
     starts, ends = None, None
     if row.byte_spans is not None:
-        starts, ends = [span[0] for span in row.byte_spans], [span[1] for span in row.byte_spans]
+        starts, ends = [int(span[0]) for span in row.byte_spans], [int(span[1]) for span in row.byte_spans]
     return Tokenized(
-        ids=list(row.ids),
+        ids=[int(i) for i in row.ids],
         byte_starts=starts,
         byte_ends=ends,
         first=[w.first for w in row.windows],
@@ -201,8 +213,11 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def to_json(report: Report) -> bytes:
-    """The report as indented JSON; a list of numbers stays on one line. NaN and infinity become null."""
+def to_json(report: msgspec.Struct) -> bytes:
+    """A report, or another typed document, as indented JSON; a list of numbers stays on one line.
+
+    NaN and infinity become null.
+    """
     pretty = msgspec.json.format(msgspec.json.encode(report), indent=2)
     # A line break follows "[" only outside strings, where JSON forbids raw ones.
     return re.sub(rb"\[\n[-+0-9.eE,\s]*\]", lambda match: b" ".join(match[0].split()), pretty) + b"\n"
@@ -238,42 +253,58 @@ def check_writable(path: str) -> None:
     Raises:
         UsageError: it cannot; the message says why.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise UsageError(f"cannot write {path}: it is a folder; give a file such as {Path(path) / 'report.json'}")
-    if not target.parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {target.parent}")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise UsageError(f"cannot write {path}: permission denied")
-    if target.exists() and not target.is_file():
-        return
     try:
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
+        _check_target(path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
+def _check_target(path: str) -> None:
+    if Path(path).is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder; give a file such as {Path(path) / 'report.json'}")
+    if is_stream(path):
+        return
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {target.parent}")
+    if target.exists():
+        if not os.access(target, os.W_OK):
+            raise UsageError(f"cannot write {path}: permission denied")
+        with target.open("rb") as file:
+            if file.read(1) not in (b"", b"{"):
+                raise UsageError(f"cannot write {path}: it holds something else than a report; remove it first")
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=TEMPORARY):
+        pass
+
+
+def is_stream(path: str) -> bool:
+    """Whether ``path`` is ``-``, a pipe or a device, which take the bytes once and as they are."""
+    return path in ("-", "/dev/stdout") or (Path(path).exists() and not Path(path).is_file())
+
+
 def write_report(report: Report, path: str) -> None:
-    """Write ``report`` so that ``path`` never holds half of one: a temporary file beside it, then a rename.
+    """Write ``report`` as JSON; see :func:`write_bytes`."""
+    write_bytes(to_json(report), path)
+
+
+def write_bytes(data: bytes, path: str) -> None:
+    """Write so that ``path`` never holds half of ``data``: a temporary file beside it, then a rename.
 
     Raises:
         EvaluationError: the file cannot be written.
     """
-    target = Path(os.path.realpath(path))  # a link stays a link
-    data = to_json(report)
     try:
-        if target.exists() and not target.is_file():  # a pipe or a device takes the bytes as they are
-            target.write_bytes(data)
-            return
-        _replace(target, data)
+        if is_stream(path):
+            Path(path).write_bytes(data)
+        else:
+            _replace(Path(os.path.realpath(path)), data)  # a link stays a link
     except OSError as error:
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _replace(target: Path, data: bytes) -> None:
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

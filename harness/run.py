@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import click
 import msgspec
 
 from evalgpt.api import evaluate, make_report
-from evalgpt.core import EvalgptError, Task
+from evalgpt.core import EvalgptError, Model, Task
 from evalgpt.plugins import Plugins
-from evalgpt.progress import Bar, status
+from evalgpt.progress import Bar, waiting
 from evalgpt.protocols import Protocol
 from evalgpt.render import print_evaluations
-from evalgpt.report import Evaluation, Report, check_writable, to_json, write_report
+from evalgpt.report import Evaluation, Report, check_writable, is_stream, to_json, write_report
+from evalgpt.specs import visible
 
-__all__ = ["RunOptions", "run_all"]
+__all__ = ["STDOUT", "RunOptions", "run_all"]
+
+STDOUT = ("-", "/dev/stdout")
+"""Names of standard output; the table then goes to standard error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,67 +40,97 @@ class RunOptions:
     output: str | None = None
     tokens: bool = True
     quiet: bool = False
+    debug: bool = False
 
 
 def run_all(plugins: Plugins, options: RunOptions, command: Sequence[str]) -> int:
     """Run, print, write; the exit code. What can be found wrong without a model is found before any is built."""
-    if options.output not in (None, "-"):
-        check_writable(str(options.output))
+    if options.output is not None and options.output != "-":
+        check_writable(options.output)
     for spec in options.models:
         plugins.check("model", spec, {"device": options.device, "dtype": options.dtype})
     for spec in options.tasks:
         plugins.check("task", spec)
-    tasks = [plugins.task(spec) for spec in options.tasks]
-    pairs = [(task, _protocol(plugins, task, options)) for task in tasks]
-    report = make_report([], command)
-    worst = 0
-    for spec in options.models:
-        code, evaluations = _one_model(plugins, spec, pairs, options, report)
-        report = msgspec.structs.replace(report, evaluations=evaluations)
-        worst = max(worst, code)
-    if report.evaluations:
-        print_evaluations(report.evaluations, err=options.output == "-")
-    if options.output == "-":
+    run = _Run(plugins, options, make_report([], command))
+    run.go()
+    evaluations = run.report.evaluations
+    if evaluations:
+        print_evaluations(evaluations, err=options.output in STDOUT)
+        _announce(run.report, options.output)
+    return run.worst
+
+
+def _announce(report: Report, output: str | None) -> None:
+    """Send the report where it can only be sent once, whole; say where it is otherwise."""
+    if output in STDOUT:
         sys.stdout.buffer.write(to_json(report))
-    elif options.output is not None and report.evaluations:
-        click.echo(f"Report: {options.output}", err=True)
-    return worst
+    elif output is not None and is_stream(output):
+        write_report(report, output)
+    elif output is not None:
+        click.echo(f"Report: {output}", err=True)
 
 
-def _one_model(
-    plugins: Plugins, spec: str, pairs: Sequence[tuple[Task, Protocol]], options: RunOptions, report: Report
-) -> tuple[int, list[Evaluation]]:
-    """One model on every task: the worst exit code, and the report's evaluations with the new ones."""
-    evaluations = list(report.evaluations)
-    several = len(pairs) * len(options.models) > 1
-    worst = 0
-    try:
-        with nullcontext() if options.quiet else status(f"building {spec}"):
-            model = plugins.model(spec, device=options.device, dtype=options.dtype)
-    except EvalgptError as error:
-        return _failed(error, several), evaluations
-    for task, protocol in pairs:
+class _Run:
+    """The evaluations of one run as they are made, and the worst exit code so far."""
+
+    def __init__(self, plugins: Plugins, options: RunOptions, report: Report) -> None:
+        self.plugins, self.options, self.report = plugins, options, report
+        self.alone = len(options.models) * len(options.tasks) == 1
+        self.worst = 0
+
+    def go(self) -> None:
+        pairs = [pair for spec in self.options.tasks if (pair := self._task(spec)) is not None]
+        for spec in self.options.models if pairs else ():
+            model = self._model(spec)
+            if model is not None:
+                for task, protocol in pairs:
+                    self._evaluate(model, task, protocol)
+
+    def _task(self, spec: str) -> tuple[Task, Protocol] | None:
+        options = self.options
+        try:
+            task = self.plugins.task(spec)
+            protocol = options.protocol or task.default_protocol
+            return task, self.plugins.protocol(protocol, context=options.context, stride=options.stride)
+        except EvalgptError as error:
+            if error.exit_code == 2:
+                raise
+            self._failed(error, spec)
+            return None
+
+    def _model(self, spec: str) -> Model | None:
+        try:
+            with waiting(f"building {spec}", self.options.quiet):
+                return self.plugins.model(spec, device=self.options.device, dtype=self.options.dtype)
+        except Exception as error:  # also a plugin's own, or memory: the other models go on
+            self._failed(error, spec)
+            return None
+
+    def _evaluate(self, model: Model, task: Task, protocol: Protocol) -> None:
+        options = self.options
         try:
             with Bar(f"{model.name} on {task.name}", quiet=options.quiet) as bar:
                 evaluation = evaluate(
                     model, task, protocol, batch_tokens=options.batch_tokens, tokens=options.tokens, progress=bar
                 )
-        except EvalgptError as error:
-            worst = max(worst, _failed(error, several, f"{spec} on {task.spec}: "))
-            continue
-        evaluations.append(evaluation)
-        if options.output not in (None, "-"):
-            write_report(msgspec.structs.replace(report, evaluations=evaluations), str(options.output))
-    return worst, evaluations
+        except Exception as error:
+            self._failed(error, f"{model.spec} on {task.spec}")
+            return
+        self._keep(evaluation)
 
+    def _keep(self, evaluation: Evaluation) -> None:
+        self.report = msgspec.structs.replace(self.report, evaluations=[*self.report.evaluations, evaluation])
+        output = self.options.output
+        if output is not None and not is_stream(output):
+            write_report(self.report, output)
 
-def _protocol(plugins: Plugins, task: Task, options: RunOptions) -> Protocol:
-    return plugins.protocol(options.protocol or task.default_protocol, context=options.context, stride=options.stride)
-
-
-def _failed(error: EvalgptError, several: bool, where: str = "") -> int:
-    """Alone, a failure ends the run; among several evaluations it is told and the others go on."""
-    if not several:
-        raise error
-    click.echo(f"evalgpt: error: {where}{' '.join(str(error).split())}", err=True)
-    return error.exit_code
+    def _failed(self, error: Exception, where: str) -> None:
+        """Alone, a failure ends the run; among several evaluations it is told and the others go on."""
+        if self.alone:
+            raise error
+        if self.options.debug:
+            traceback.print_exception(error)
+        known = isinstance(error, EvalgptError)
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        click.echo(f"evalgpt: error: {visible(where)}: {visible(' '.join(text.split()))}", err=True)
+        self.worst = max(self.worst, error.exit_code if isinstance(error, EvalgptError) else 1)

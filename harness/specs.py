@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, get_type_hints
 from evalgpt.core import UsageError
 from evalgpt.hooks import Factory
 
-__all__ = ["Spec", "options_of", "parse", "resolve"]
+__all__ = ["Spec", "options_of", "parse", "printable", "resolve", "visible"]
 
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
@@ -50,7 +51,7 @@ def parse(text: str) -> Spec:
     for part in text[len(name) + 1 :].split(","):
         option = _OPTION.fullmatch(part)
         if option is None:
-            if options:
+            if options or text[len(name)] == ",":
                 raise UsageError(f"in {text!r}, {part!r} is not key=value")
             argument.append(part)
         elif option[1] in options:
@@ -80,7 +81,7 @@ def resolve(kind: str, spec: Spec, factory: Factory, given: Mapping[str, object]
     """
     known = options_of(factory)
     who = f"{kind} {spec.name!r}"
-    hints = get_type_hints(factory) if spec.options else {}
+    hints = _hints(factory, who) if spec.options else {}
     options: dict[str, object] = {}
     for key, value in spec.options.items():
         _require(key, known, who)
@@ -96,6 +97,23 @@ def resolve(kind: str, spec: Spec, factory: Factory, given: Mapping[str, object]
     if missing:
         raise UsageError(f"{who} needs {missing[0]}=...; write {spec.name}:{missing[0]}=VALUE")
     return options
+
+
+def printable(text: str) -> str:
+    """``text`` from the command line, where bytes that are no UTF-8 become U+FFFD: reports are UTF-8."""
+    return os.fsencode(text).decode(errors="replace")
+
+
+def visible(text: str) -> str:
+    """``text`` for a terminal: control characters and lone surrogates, which could steer it, are spelled out."""
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+
+
+def _hints(factory: Factory, who: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(factory)
+    except Exception as error:  # an annotation that only type checkers can see
+        raise UsageError(f"{who}: its plugin's annotations cannot be read ({error})") from error
 
 
 def _require(key: str, known: Mapping[str, object], who: str) -> None:

@@ -6,6 +6,7 @@ moves" and " effort moves you". Together they are one sentence, whose first word
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,7 +18,9 @@ __all__ = ["Pairs", "make_pairs"]
 
 LECTURE = (("every", " effort moves you"), ("I", " really like chocolate"))
 
-FORMS = 'JSONL with "context" and "continuation", or "input" and "target", or "text"; or TSV of input and target'
+FORMS = (
+    'JSONL with "context" and "continuation", or "input" and "target", or "text"; or TSV of context and continuation'
+)
 
 
 class Pairs(Task):
@@ -48,16 +51,18 @@ def _from_file(path: str, text: str) -> Iterator[Document]:
         for number, record in jsonl(text, path):
             yield _from_record(record, f"{path}, line {number}", f"line-{number}")
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         if not line.strip():
             continue
-        cells = line.split("\t")
-        if len(cells) != 2:
+        cells = line.removesuffix("\r").split("\t")
+        if len(cells) != 2 or not all(cells):
             raise EvaluationError(
-                f"{path}, line {number} has {len(cells)} tab-separated cell{'s' * (len(cells) > 1)}, expected 2: "
-                f"input and target (a .jsonl file is read as JSONL)"
+                f"{path}, line {number} has {sum(map(bool, cells))} filled tab-separated cells, expected 2: a context "
+                f"and its continuation, or an input and a target (a .jsonl file is read as JSONL)"
             )
-        yield _shifted(cells[0], cells[1], f"{path}, line {number}", f"line-{number}")
+        given, target = cells
+        context = _before(given, target)
+        yield Document(f"line-{number}", target, given if context is None else context)
 
 
 def _from_record(record: Mapping[str, object], where: str, name: str) -> Document:
@@ -78,14 +83,21 @@ def _from_record(record: Mapping[str, object], where: str, name: str) -> Documen
 
 
 def _shifted(given: str, target: str, where: str, name: str) -> Document:
-    """The sentence behind an input and a target that overlap: the longest end of one that begins the other."""
-    for size in range(min(len(given) - 1, len(target) - 1), 0, -1):
-        if given.endswith(target[:size]):
-            return Document(name, target, given[:-size])
-    raise EvaluationError(
-        f"{where}: the target {target!r} is not the input {given!r} moved on by a token; for a prompt and its "
-        f'continuation use JSONL with "context" and "continuation"'
-    )
+    context = _before(given, target)
+    if context is None:
+        raise EvaluationError(
+            f"{where}: the target {target!r} is not the input {given!r} moved on by a word; for a prompt and its "
+            f'continuation use "context" and "continuation"'
+        )
+    return Document(name, target, context)
+
+
+def _before(given: str, target: str) -> str | None:
+    """What the input has before the target, if the two are the lecture's: all of the input but its first word begins
+    the target. None otherwise."""
+    head = re.match(r"\s*\S+", given)
+    rest = given[head.end() :] if head else ""
+    return given[: len(given) - len(rest)] if rest and target.startswith(rest) and len(target) > len(rest) else None
 
 
 def make_pairs(argument: str | None) -> Task:

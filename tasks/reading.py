@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["jsonl", "read_once", "read_text"]
+__all__ = ["jsonl", "read_once", "read_text", "shown"]
 
 
 def read_text(path: str | Path) -> str:
@@ -50,7 +51,7 @@ def jsonl(text: str, path: str) -> Iterator[tuple[int, dict[str, object]]]:
     Raises:
         EvaluationError: a line is not a JSON object; the message names ``path`` and the line.
     """
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -59,4 +60,20 @@ def jsonl(text: str, path: str) -> Iterator[tuple[int, dict[str, object]]]:
             raise EvaluationError(f"{path}, line {number} is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise EvaluationError(f"{path}, line {number} is not a JSON object")
+        for key, value in record.items():
+            if isinstance(value, str) and not _is_text(value):
+                raise EvaluationError(f"{path}, line {number}: {key} holds half of a surrogate pair, which is no text")
         yield number, record
+
+
+def shown(path: str) -> str:
+    """A file's name as text, where it may hold bytes that are none."""
+    return path if _is_text(path) else os.fsencode(path).decode(errors="replace")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

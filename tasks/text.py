@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
 from evalgpt.hooks import Register, hookimpl
-from evalgpt.tasks.reading import jsonl, read_once, read_text
+from evalgpt.tasks.reading import jsonl, read_once, read_text, shown
 
 __all__ = ["Text", "make_text"]
 
@@ -23,9 +23,10 @@ class Text(Task):
 
     name = "text"
 
-    def __init__(self, paths: Sequence[str], field: str) -> None:
+    def __init__(self, paths: Sequence[str], field: str | None, folder: str | None = None) -> None:
         self.paths = paths
-        self.field = field
+        self.folder = folder
+        self.field = field or "text"
         self._kept = {path: read_once(path) for path in paths}
 
     def documents(self) -> Iterator[Document]:
@@ -34,7 +35,11 @@ class Text(Task):
             if Path(path).suffix in JSONL:
                 yield from self._from_jsonl(path, text)
             else:
-                yield Document(path, text)
+                yield Document(self._id(path), text)
+
+    def _id(self, path: str) -> str:
+        """The path as it was given, or within the folder that was given."""
+        return shown(path if self.folder is None else str(Path(path).relative_to(self.folder)))
 
     def _from_jsonl(self, path: str, lines: str) -> Iterator[Document]:
         found = False
@@ -49,16 +54,19 @@ class Text(Task):
             if not isinstance(text, str) or not text:
                 raise EvaluationError(f"{where}: {self.field} must be a text that is not empty")
             found = True
-            yield Document(f"{path}:{number}", text)
+            yield Document(f"{self._id(path)}:{number}", text)
         if not found:
             raise EvaluationError(f"{path} holds no records")
 
 
-def make_text(argument: str | None, *, field: str = "text") -> Task:
+def make_text(argument: str | None, *, field: str | None = None) -> Task:
     """Your own text, text:PATH: a file, a folder, a glob, - for standard input, JSONL with field=NAME. UTF-8."""
     if argument is None:
         raise UsageError("task 'text' needs a path: text:book.txt, text:folder, text:'*.txt', or text:- to read stdin")
-    return Text(_paths(argument), field)
+    paths = _paths(argument)
+    if field is not None and not any(Path(path).suffix in JSONL for path in paths):
+        raise UsageError(f"task 'text': field={field} is for JSONL ({', '.join(JSONL)}), and {argument} is none")
+    return Text(paths, field, argument if Path(argument).is_dir() else None)
 
 
 def _paths(argument: str) -> list[str]:

@@ -18,21 +18,29 @@ ALLOWED = {
     "peers": {"core"},
     "windows": {"core"},
     "protocols": {"core", "hooks", "peers", "windows"},
-    "metrics": {"core"},
+    "statistics": set(),
+    "metrics": {"core", "statistics"},
     "report": {"core", "metrics"},
+    "compare": {"core", "report", "statistics"},
     "engine": {"core", "protocols"},
+    "divergence": {"compare", "core", "engine", "protocols"},
     "plugins": {"core", "hooks", "specs", "protocols"},
-    "api": {"core", "engine", "environment", "metrics", "plugins", "protocols", "report"},
-    "progress": {"engine"},
-    "render": {"metrics", "report"},
-    "run": {"api", "core", "plugins", "progress", "protocols", "render", "report"},
-    "cli": {"core", "plugins", "render", "report", "run"},
+    "api": {"core", "engine", "environment", "metrics", "plugins", "protocols", "report", "specs"},
+    "progress": {"engine", "specs"},
+    "render": {"metrics", "report", "specs"},
+    "render_compare": {"compare", "render", "specs", "statistics"},
+    "run_compare": {
+        *("api", "compare", "core", "divergence", "plugins", "progress", "protocols", "render_compare", "report")
+    },
+    "run": {"api", "core", "plugins", "progress", "protocols", "render", "report", "specs"},
+    "cli": {"core", "plugins", "specs", "render", "report", "run", "run_compare"},
+    "__main__": {"cli"},
     "__init__": {"api", "core", "hooks", "plugins", "report"},
 }
 """What each module of the harness may import from the harness."""
 
-SHARED_ADAPTERS = {"base", "checkpoint", "gpt", "gpt2_bpe", "tiled"}
-MODEL_FILES = {"scratch": {"scratch_model"}}
+SHARED_ADAPTERS = {"base", "checkpoint", "gpt", "gpt2_bpe", "gpt_adapter", "hf_loading", "hf_tokenizer", "tiled"}
+MODEL_FILES = {"scratch": {"scratch_weights"}, "gpt2": {"gpt2_weights"}, "hf": {"hf_model"}}
 """A plugin whose model needs torch keeps it in a file of its own, which it alone imports."""
 
 

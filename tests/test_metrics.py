@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import BytesModel
 
-from evalgpt import Document, Row, Scored
+from evalgpt import Document, Encoding, Row, Scored
 from evalgpt.engine import score_documents
 from evalgpt.metrics import ledger, measure, token_means
 from evalgpt.plugins import load_plugins
@@ -61,11 +61,11 @@ def test_metrics_are_their_definitions(spec, text):
     assert found.bytes == int((~np.isnan(means)).sum())  # a token of this model is a byte
     assert found.bits_per_byte == pytest.approx(once / found.bytes / math.log(2))
     assert found.byte_perplexity == pytest.approx(2**found.bits_per_byte)
-    pieces = [
-        "".join(c if not math.isnan(m) else "\0" for c, m in zip(row.text, token_means(row), strict=True))
-        for row in rows
-    ]
-    words = sum(len(run.split()) for piece in pieces for run in piece.split("\0"))
+    words = 0
+    for row in rows:
+        scored = ~np.isnan(token_means(row))  # a character of this text is a byte, and so a token
+        for i, character in enumerate(row.text):
+            words += bool(not character.isspace() and (i == 0 or row.text[i - 1].isspace()) and scored[i])
     assert found.words == words
     assert found.word_perplexity is None or found.word_perplexity == pytest.approx(math.exp(once / words))
 
@@ -109,3 +109,30 @@ def test_token_means_average_what_was_scored_twice():
     means = token_means(scored)
     assert np.isnan(means[0])
     assert means[1:].tolist() == [1.0, 3.0]
+
+
+def test_a_token_that_reaches_out_of_the_context_counts_for_its_part_of_the_text():
+    document = Document("d", "efgh", context="abc")
+    ids, spans = [1, 2, 3, 4], [(0, 2), (2, 4), (4, 6), (6, 7)]
+    scored = Row(document, "", "efgh", 0, ids, spans, 1, [Scored(1, 3, 1)], np.float32([1, 1, 1]))
+    assert (measure([scored]).bytes, measure([scored]).words) == (4, 1)
+
+
+@pytest.mark.parametrize("spec", ["exact", "exact:prefix=none", "lm-eval"])
+def test_a_context_that_merges_into_the_first_token_is_no_trouble(spec):
+    class Merging(BytesModel):
+        def encode(self, text):
+            ids = [7, *text.encode()[5:]]
+            return Encoding(ids, [(0, 5), *((i, i + 1) for i in range(5, len(text)))])
+
+    model = Merging()
+    protocol = load_plugins().protocol(spec).bind(model)
+    rows = score_documents(model, [Document("d", "y effort", context="ever")], protocol, batch_tokens=64).rows
+    assert measure(rows).bytes == (8 if spec == "exact" else 7)
+
+
+def test_words_cut_by_a_window_count_once():
+    text = "word " * 30
+    whole, half = measure(rows_of("exact", [text])), measure(rows_of("llama.cpp", [text]))
+    assert whole.words == 30
+    assert half.words < 20

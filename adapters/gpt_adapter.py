@@ -1,0 +1,58 @@
+"""The course's GPTModel behind evalgpt's Model interface: what ``scratch`` and ``gpt2`` both build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from evalgpt.adapters.base import TorchModel, fingerprint, runtime_facts
+from evalgpt.adapters.gpt import GPTModel
+from evalgpt.adapters.gpt2_bpe import END_OF_TEXT, GPT2Tokenizer
+from evalgpt.core import Encoding
+
+__all__ = ["GPTAdapter"]
+
+
+class GPTAdapter(TorchModel):
+    """A GPTModel with GPT-2's tokenizer, in eval mode, scored through the tiled head."""
+
+    def __init__(
+        self,
+        name: str,
+        module: GPTModel,
+        tokenizer: GPT2Tokenizer,
+        source: Mapping[str, object],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        config = module.config
+        self.name = name
+        self.module = module
+        self.torch_device = device
+        # Of the weights as they came, before they are moved and rounded: the same for every device and dtype.
+        self.fingerprint = fingerprint(module.state_dict().items(), extra=f"GPTModel n_heads={config.n_heads}")
+        module.eval().to(device=device, dtype=dtype)
+        self._tokenizer = tokenizer
+        self.context_length = config.context_length
+        self.vocab_size = config.vocab_size
+        self.prefix_id = END_OF_TEXT if config.vocab_size > END_OF_TEXT else None
+        self.config = {**asdict(config), **source, "parameters": sum(p.numel() for p in module.parameters())}
+        self.tokenizer = tokenizer.identity
+        self.device = str(device)
+        self.dtype = str(dtype).removeprefix("torch.")
+        self.runtime = runtime_facts(device)
+
+    def encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        return self.module.hidden(ids)
+
+    def unembedding(self) -> Tensor:
+        return self.module.out_head.weight

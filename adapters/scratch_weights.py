@@ -1,0 +1,65 @@
+"""The weights of ``scratch``: drawn at random as the course draws them, or a reader's own checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evalgpt.adapters.base import resolve_device, resolve_dtype
+from evalgpt.adapters.checkpoint import at_least_float32, check_state, load_tensors
+from evalgpt.adapters.gpt import GPTConfig, GPTModel
+from evalgpt.adapters.gpt2_bpe import GPT2Tokenizer
+from evalgpt.adapters.gpt_adapter import GPTAdapter
+
+__all__ = ["build_scratch"]
+
+
+def build_scratch(fields: Mapping[str, Any], *, seed: int, weights: str | None, device: str, dtype: str) -> GPTAdapter:
+    """A GPTModel of the given fields behind the Model interface.
+
+    Raises:
+        UsageError: no such device, dtype or file. EvaluationError: the checkpoint does not fit or cannot be read.
+    """
+    torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
+    tokenizer = GPT2Tokenizer()  # before the weights: if its tables are missing, fail at once
+    config = GPTConfig(**fields)
+    module = _random(config, seed) if weights is None else _loaded(config, weights)
+    source: dict[str, object] = {"seed": seed} if weights is None else {"weights": weights}
+    return GPTAdapter("scratch", module, tokenizer, source, torch_device, torch_dtype)
+
+
+def _random(config: GPTConfig, seed: int) -> GPTModel:
+    """The weights that ``torch.manual_seed(seed); GPTModel(config)`` draws, the caller's generator left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPTModel(config)
+
+
+def _loaded(config: GPTConfig, path: str) -> GPTModel:
+    state = {name: tensor for name, tensor in load_tensors(path).items() if not name.endswith("att.mask")}
+    with torch.device("meta"):
+        module = GPTModel(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    check_state(path, state, expected, hint=_hint)
+    module.load_state_dict({name: at_least_float32(tensor) for name, tensor in state.items()}, assign=True)
+    return module
+
+
+def _hint(state: Mapping[str, Tensor]) -> dict[str, object]:
+    """The fields that a checkpoint of a GPTModel gives away by its shapes.
+
+    The number of heads is not among them, and a wrong one that divides emb_dim goes unnoticed.
+    """
+    found: dict[str, object] = {}
+    if (embedding := state.get("tok_emb.weight")) is not None and embedding.ndim == 2:
+        found |= {"vocab_size": embedding.shape[0], "emb_dim": embedding.shape[1]}
+    if (positions := state.get("pos_emb.weight")) is not None and positions.ndim == 2:
+        found["context_length"] = positions.shape[0]
+    blocks = {name.split(".")[1] for name in state if name.startswith("trf_blocks.")}
+    if blocks:
+        found["n_layers"] = len(blocks)
+        found["qkv_bias"] = str("trf_blocks.0.att.W_query.bias" in state).lower()
+    return found

@@ -1,0 +1,5 @@
+"""``python -m evalgpt``."""
+
+from evalgpt.cli import main
+
+main()

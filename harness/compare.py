@@ -1,0 +1,299 @@
+"""Paired comparison of evaluations of the same text: token by token, or by bytes where the tokenizers differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.core import UsageError
+from evalgpt.report import Evaluation, RowInfo, Tokenized, describe_protocol
+from evalgpt.statistics import Estimate, ratio_estimate
+
+__all__ = ["SCHEMA", "Comparison", "Comparisons", "Divergence", "Side", "compare", "groups", "summarise"]
+
+SCHEMA = "evalgpt.comparison/1"
+
+PERCENTILES = (1, 5, 50, 90, 95, 99)
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the two, over what both scored. ``loss`` and ``perplexity`` are per token of its own tokenizer."""
+
+    model: str
+    fingerprint: str
+    tokenizer: str
+    tokens: int
+    loss: float
+    perplexity: float | None
+    bits_per_byte: Estimate
+    left_out_bytes: int
+
+
+class Divergence(msgspec.Struct, frozen=True, kw_only=True):
+    """KL(baseline || candidate) per scored token, nats, and how often both hold the same token likeliest."""
+
+    mean: Estimate
+    percentiles: dict[str, float]
+    largest: float
+    same_top_token: float
+    tokens: int
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """``candidate`` against ``baseline`` on one text; differences are candidate minus baseline, so that below zero the
+    candidate is better.
+
+    ``unit`` is ``token`` for one tokenizer, else ``span``: the shortest stretches of text whose ends are ends of tokens
+    for both. ``loss_difference`` (nats per token) is None for spans. ``candidate_better`` and ``baseline_better`` are
+    shares of the compared bytes.
+    """
+
+    task: str
+    protocol: str
+    baseline: Side
+    candidate: Side
+    unit: str
+    units: int
+    bytes: int
+    bits_per_byte_difference: Estimate
+    loss_difference: Estimate | None
+    candidate_better: float
+    baseline_better: float
+    divergence: Divergence | None = None
+
+
+class Comparisons(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``evalgpt compare`` writes: every candidate against the first model, on every text."""
+
+    schema: str = SCHEMA
+    level: float = 0.95
+    comparisons: list[Comparison]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """Per unit: both losses in nats, bytes, tokens of each side, and the document's number."""
+
+    nll: tuple[NDArray[np.float64], NDArray[np.float64]]
+    tokens: tuple[NDArray[np.float64], NDArray[np.float64]]
+    bytes: NDArray[np.float64]
+    document: NDArray[np.int64]
+
+
+def groups(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
+    """The evaluations by text, in order of appearance; only texts that two or more share.
+
+    Raises:
+        UsageError: no two evaluations are of the same text.
+    """
+    found: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        found.setdefault(evaluation.task.sha256, []).append(evaluation)
+    shared = [group for group in found.values() if len(group) > 1]
+    if not shared:
+        if len(evaluations) < 2:
+            raise UsageError(f"a comparison needs two evaluations or more, and there is {len(evaluations)}")
+        hashes = " against ".join(f"{e.task.sha256[:12]} ({e.task.spec})" for e in evaluations[:2])
+        raise UsageError(f"the texts differ: task.sha256 is {hashes}")
+    return shared
+
+
+def compare(baseline: Evaluation, candidate: Evaluation) -> Comparison:
+    """Compare two evaluations of one text under one protocol.
+
+    Raises:
+        UsageError: they cannot be compared; the message names the field that differs, or what is missing.
+    """
+    _check_same(baseline, candidate)
+    same = _same_tokens(baseline, candidate)
+    spans = _align(baseline, candidate, same)
+    if not len(spans.bytes):
+        raise UsageError("no stretch of the text was scored by both, so there is nothing to compare")
+    bits = [nll / math.log(2) for nll in spans.nll]
+    difference = bits[1] - bits[0]
+    total = float(spans.bytes.sum())
+    sides = [
+        _side(e, k, spans, ratio_estimate(bits[k], spans.bytes, spans.document))
+        for k, e in enumerate((baseline, candidate))
+    ]
+    return Comparison(
+        task=baseline.task.spec,
+        protocol=describe_protocol(baseline),
+        baseline=sides[0],
+        candidate=sides[1],
+        unit="token" if same else "span",
+        units=len(difference),
+        bytes=int(total),
+        bits_per_byte_difference=ratio_estimate(difference, spans.bytes, spans.document),
+        loss_difference=(
+            ratio_estimate(spans.nll[1] - spans.nll[0], np.ones(len(difference)), spans.document) if same else None
+        ),
+        candidate_better=float(spans.bytes[difference < 0].sum()) / total,
+        baseline_better=float(spans.bytes[difference > 0].sum()) / total,
+    )
+
+
+def summarise(kl: NDArray[np.float64], same_top: NDArray[np.bool_], document: NDArray[np.int64]) -> Divergence:
+    """Summarise KL divergences per token (nats), in text order."""
+    points = np.percentile(kl, PERCENTILES)
+    return Divergence(
+        mean=ratio_estimate(kl, np.ones(len(kl)), document),
+        percentiles={str(p): float(value) for p, value in zip(PERCENTILES, points, strict=True)},
+        largest=float(kl.max()),
+        same_top_token=float(same_top.mean()),
+        tokens=len(kl),
+    )
+
+
+def _check_same(a: Evaluation, b: Evaluation) -> None:
+    def refuse(field: str, one: object, other: object, advice: str = "") -> None:
+        raise UsageError(f"these cannot be compared: {field} is {one} against {other}{advice}")
+
+    if a.task.sha256 != b.task.sha256:
+        refuse("task.sha256", a.task.sha256[:12], b.task.sha256[:12], ", so the texts differ")
+    if a.protocol.name != b.protocol.name:
+        refuse("protocol.name", a.protocol.name, b.protocol.name, "; run both with the same --protocol")
+    for key in sorted({*a.protocol.settings, *b.protocol.settings}):
+        one, other = a.protocol.settings.get(key), b.protocol.settings.get(key)
+        if one != other:
+            refuse(f"protocol.settings.{key}", one, other, f"; give both runs the same {key}")
+    names = [[(row.split, row.sha256) for row in e.rows] for e in (a, b)]
+    if names[0] != names[1]:
+        refuse("rows", f"{len(a.rows)} texts", f"{len(b.rows)} others")
+    for e in (a, b):
+        if any(row.tokenized is None for row in e.rows):
+            raise UsageError(f"the report of {e.model.spec} has no losses of single tokens; run it without --no-tokens")
+
+
+def _same_tokens(a: Evaluation, b: Evaluation) -> bool:
+    """Whether both read the same ids everywhere; then they must have scored the same of them."""
+    rows = list(zip(_tokenized(a), _tokenized(b), strict=True))
+    if any(x.ids != y.ids or x.byte_ends != y.byte_ends for x, y in rows):
+        return False
+    for number, (x, y) in enumerate(rows):
+        if (x.first, x.size) != (y.first, y.size):
+            raise UsageError(
+                f"these cannot be compared: the scored spans differ in rows[{number}] ({a.rows[number].id}), though "
+                f"the tokens are the same; was one run with another prefix?"
+            )
+    return True
+
+
+def _tokenized(evaluation: Evaluation) -> list[Tokenized]:
+    return [row.tokenized for row in evaluation.rows if row.tokenized is not None]
+
+
+def _align(a: Evaluation, b: Evaluation, same: bool) -> _Spans:
+    documents = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in a.rows))}
+    parts = []
+    for row, x, y in zip(a.rows, _tokenized(a), _tokenized(b), strict=True):
+        length = row.bytes + row.context_bytes
+        one, other = (_per_token(x), _per_token(y))
+        if same:
+            edges = np.arange(len(x.ids) + 1)
+            ends = (edges[1:], edges[1:])
+            widths = _own_bytes(x, row, length)
+        else:
+            _need_spans(x, a)
+            _need_spans(y, b)
+            edges = np.flatnonzero(_cuts(x, length) & _cuts(y, length))
+            ends = (np.asarray(x.byte_ends), np.asarray(y.byte_ends))
+            widths = np.diff(edges).astype(np.float64)
+        parts.append(_sum_over(edges, ends, (one, other), widths, documents[row.id]))
+    return _Spans(
+        nll=(np.concatenate([p.nll[0] for p in parts]), np.concatenate([p.nll[1] for p in parts])),
+        tokens=(np.concatenate([p.tokens[0] for p in parts]), np.concatenate([p.tokens[1] for p in parts])),
+        bytes=np.concatenate([p.bytes for p in parts]),
+        document=np.concatenate([p.document for p in parts]),
+    )
+
+
+def _sum_over(
+    edges: NDArray[np.int64],
+    ends: tuple[NDArray[np.int64], NDArray[np.int64]],
+    losses: tuple[NDArray[np.float64], NDArray[np.float64]],
+    widths: NDArray[np.float64],
+    document: int,
+) -> _Spans:
+    """Sums per stretch between ``edges``; only stretches of which both sides scored every token, and had one."""
+    count = len(edges) - 1
+    keep = np.ones(count, dtype=bool)
+    sums: list[NDArray[np.float64]] = []
+    tokens: list[NDArray[np.float64]] = []
+    for end, nll in zip(ends, losses, strict=True):
+        span = np.clip(np.searchsorted(edges, end, side="left") - 1, 0, max(count - 1, 0))
+        total = np.bincount(span, weights=nll, minlength=count)[:count].astype(
+            np.float64
+        )  # NaN where a token was not scored
+        number = np.bincount(span, minlength=count)[:count].astype(np.float64)
+        keep &= np.isfinite(total) & (number > 0)
+        sums.append(total)
+        tokens.append(number)
+    return _Spans(
+        nll=(sums[0][keep], sums[1][keep]),
+        tokens=(tokens[0][keep], tokens[1][keep]),
+        bytes=widths[keep],
+        document=np.full(int(keep.sum()), document, dtype=np.int64),
+    )
+
+
+def _per_token(tokenized: Tokenized) -> NDArray[np.float64]:
+    """NLL per token, nats: NaN where unscored, the mean where scored more than once."""
+    total, count = np.zeros(len(tokenized.ids)), np.zeros(len(tokenized.ids))
+    at = 0
+    for first, size in zip(tokenized.first, tokenized.size, strict=True):
+        total[first : first + size] += tokenized.nll[at : at + size]
+        count[first : first + size] += 1
+        at += size
+    with np.errstate(invalid="ignore"):
+        return total / count
+
+
+def _cuts(tokenized: Tokenized, length: int) -> NDArray[np.bool_]:
+    """bool [length + 1]: the byte positions at which no token is cut in two."""
+    inside = np.zeros(length + 2, dtype=np.int64)
+    starts, ends = np.asarray(tokenized.byte_starts), np.asarray(tokenized.byte_ends)
+    wide = ends > starts
+    np.add.at(inside, starts[wide] + 1, 1)
+    np.add.at(inside, ends[wide], -1)
+    return np.asarray(np.cumsum(inside)[: length + 1] == 0)
+
+
+def _own_bytes(tokenized: Tokenized, row: RowInfo, length: int) -> NDArray[np.float64]:
+    """Bytes of each token; an even share of the text where the tokenizer cannot tell."""
+    if tokenized.byte_starts is None or tokenized.byte_ends is None:
+        return np.full(len(tokenized.ids), length / max(len(tokenized.ids), 1))
+    # Tokens that share a character share its bytes: the first of them counts those, by where the others end.
+    ends = np.maximum.accumulate(np.asarray(tokenized.byte_ends))
+    starts = np.maximum(np.asarray(tokenized.byte_starts), np.concatenate([[0], ends[:-1]]))
+    return np.asarray(ends - starts, dtype=np.float64)
+
+
+def _need_spans(tokenized: Tokenized, evaluation: Evaluation) -> None:
+    if tokenized.byte_starts is None or tokenized.byte_ends is None:
+        raise UsageError(
+            f"the tokenizers differ and that of {evaluation.model.spec} cannot tell where its tokens lie in the text, "
+            f"so there is nothing to align"
+        )
+
+
+def _side(evaluation: Evaluation, k: int, spans: _Spans, bits: Estimate) -> Side:
+    tokens = float(spans.tokens[k].sum())
+    loss = float(spans.nll[k].sum()) / tokens
+    scored: Any = evaluation.metrics.bytes
+    return Side(
+        model=evaluation.model.spec,
+        fingerprint=evaluation.model.fingerprint,
+        tokenizer=str(evaluation.model.tokenizer.get("name", "unknown")),
+        tokens=int(tokens),
+        loss=loss,
+        perplexity=math.exp(loss) if loss < 709 else None,
+        bits_per_byte=bits,
+        left_out_bytes=0 if scored is None else max(int(scored) - int(spans.bytes.sum()), 0),
+    )

@@ -1,0 +1,77 @@
+"""How far one model's predictions are from another's: the KL divergence, in one pass over the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.compare import Divergence, summarise
+from evalgpt.core import Document, Model, UsageError
+from evalgpt.engine import Plan, Progress, batches, plan_windows
+from evalgpt.protocols import Protocol
+
+__all__ = ["diverge"]
+
+
+def diverge(
+    models: tuple[Model, Model],
+    documents: Sequence[Document],
+    protocol: Protocol,
+    *,
+    batch_tokens: int,
+    progress: Callable[[Progress], None] | None = None,
+) -> Divergence:
+    """KL(P || Q) of the second model's predictions Q from the first's P, over the windows of ``protocol``.
+
+    Both models run on each batch and the vocabulary is walked once for the two; no logits of tokens x vocabulary are
+    held where both give states and an unembedding. ``protocol`` is bound to the first model.
+
+    Raises:
+        UsageError: a model gives no distributions, or the two do not share vocabulary and tokenizer.
+    """
+    _check_models(models)
+    plans = plan_windows(models[0], documents, protocol)
+    _check_ids(models, plans)
+    windows = [(plan, window) for plan in plans for window in plan.windows]
+    ask: Any = models[0]
+    found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = [(np.empty(0), np.empty(0, bool))] * len(windows)
+    total = sum(len(w.ids) - w.start for _, w in windows)
+    done, kl_sum = 0, 0.0
+    for batch in batches([len(w.ids) - 1 for _, w in windows], batch_tokens):
+        for index, result in zip(batch, ask.divergence(models[1], [windows[i][1] for i in batch]), strict=True):
+            found[index] = result
+            done += len(result[0])
+            kl_sum += float(result[0].sum())
+        if progress is not None:
+            progress(Progress(done, total, kl_sum / done))
+    number = {document.id: n for n, document in enumerate(documents)}
+    owners = [np.full(len(kl), number[p.document.id]) for (p, _), (kl, _) in zip(windows, found, strict=True)]
+    return summarise(
+        np.concatenate([kl for kl, _ in found]), np.concatenate([same for _, same in found]), np.concatenate(owners)
+    )
+
+
+def _check_models(models: tuple[Model, Model]) -> None:
+    for model in models:
+        if not hasattr(model, "divergence"):
+            raise UsageError(f"model {model.name} gives no distributions, which the KL divergence needs")
+    p, q = models
+    for field in ("vocab_size", "prefix_id"):
+        if getattr(p, field) != getattr(q, field):
+            raise UsageError(
+                f"the KL divergence needs one vocabulary: {field} is {getattr(p, field)} for {p.spec or p.name} "
+                f"against {getattr(q, field)} for {q.spec or q.name}"
+            )
+
+
+def _check_ids(models: tuple[Model, Model], plans: Sequence[Plan]) -> None:
+    for plan in plans:
+        text = plan.document.context + plan.document.text[plan.piece.start : plan.piece.stop]
+        if list(models[1].encode(text).ids) != list(plan.encoding.ids):
+            raise UsageError(
+                f"the KL divergence needs one tokenizer, and those of {models[0].spec or models[0].name} and "
+                f"{models[1].spec or models[1].name} read document {plan.document.id!r} differently"
+            )

@@ -1,0 +1,98 @@
+"""The comparison as a table and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich import box
+from rich.table import Table
+
+from evalgpt.compare import Comparison, Divergence, Side
+from evalgpt.render import console_for
+from evalgpt.specs import visible
+from evalgpt.statistics import Estimate
+
+__all__ = ["print_comparisons"]
+
+
+def print_comparisons(comparisons: Sequence[Comparison], *, err: bool = False) -> None:
+    """One table for each text: the first model, and every other against it; then what that says."""
+    console = console_for(err=err)
+    for (task, protocol), found in groupby(comparisons, key=lambda c: (c.task, c.protocol)):
+        group = list(found)
+        console.print(visible(f"{task}, protocol {protocol}"), soft_wrap=True)
+        console.print(_table(group))
+        for comparison in group:
+            for sentence in _sentences(comparison):
+                console.print(visible(sentence), soft_wrap=True)
+
+
+def _table(group: Sequence[Comparison]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for name in ("tokens", "loss", "perplexity", "bits/byte", "95 % interval", "difference", "95 % interval", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(*_side(group[0].baseline), "", "", "")
+    for comparison in group:
+        gap = comparison.bits_per_byte_difference
+        table.add_row(*_side(comparison.candidate), f"{gap.value:+.4f}", _interval(gap, "+"), _p(gap.p_value))
+    return table
+
+
+def _side(side: Side) -> tuple[str, ...]:
+    perplexity = "inf" if side.perplexity is None else f"{side.perplexity:.2f}"
+    bits = side.bits_per_byte
+    return visible(side.model), str(side.tokens), f"{side.loss:.4f}", perplexity, f"{bits.value:.4f}", _interval(bits)
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    if estimate.low is None or estimate.high is None:
+        return "unknown"
+    return f"{estimate.low:{sign}.4f} to {estimate.high:{sign}.4f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "<0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _sentences(comparison: Comparison) -> Iterator[str]:
+    a, b = comparison.baseline, comparison.candidate
+    gap = comparison.bits_per_byte_difference
+    yield _verdict(a.model, b.model, gap)
+    shares = f"{comparison.candidate_better:.1%} of the text is better predicted by {b.model}"
+    yield f"  {shares}, {comparison.baseline_better:.1%} by {a.model}"
+    if comparison.loss_difference is not None:
+        loss = comparison.loss_difference
+        yield f"  per token: {loss.value:+.5f} nats ({_interval(loss, '+')}), from {comparison.units} paired tokens"
+    else:
+        yield f"  aligned by bytes into {comparison.units} spans, {comparison.bytes} bytes{_left_out(a, b)}"
+    yield f"  intervals: {gap.method}, block length {gap.block_length:.3g}, {gap.units} units"
+    if comparison.divergence is not None:
+        yield from _divergence(comparison.divergence, a.model, b.model)
+
+
+def _verdict(a: str, b: str, gap: Estimate) -> str:
+    size = f"{abs(gap.value):.4f} bits per byte (p {_p(gap.p_value)})".replace("p <", "p < ")
+    if gap.value == 0:
+        return f"{b} and {a} are equally good on this text"
+    word = "better" if gap.value < 0 else "worse"
+    if gap.low is None or gap.high is None:
+        return f"{b} is {word} than {a} by {abs(gap.value):.4f} bits per byte; the text is too short to say how sure"
+    if gap.low <= 0 <= gap.high:
+        return f"{b} is {word} than {a} by {size}, which this text does not settle: the interval holds zero"
+    return f"{b} is {word} than {a} by {size}"
+
+
+def _left_out(a: Side, b: Side) -> str:
+    parts = [f"{side.left_out_bytes} that only {side.model} scored" for side in (a, b) if side.left_out_bytes]
+    return f"; left out: {', '.join(parts)}" if parts else ""
+
+
+def _divergence(found: Divergence, a: str, b: str) -> Iterator[str]:
+    mean = found.mean
+    yield f"  KL({a} || {b}): {mean.value:.6f} nats per token ({_interval(mean)}), largest {found.largest:.4f}"
+    points = ", ".join(f"{name} % {value:.6f}" for name, value in found.percentiles.items())
+    yield f"  its percentiles: {points}; both hold the same token likeliest at {found.same_top_token:.2%} of them"

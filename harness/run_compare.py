@@ -1,0 +1,146 @@
+"""``evalgpt compare``: which of two models is better on a text, by how much, and how sure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import click
+import msgspec
+
+from evalgpt.api import batch_size, evaluate, make_report
+from evalgpt.compare import Comparison, Comparisons, compare, groups
+from evalgpt.core import Model, Task, UsageError
+from evalgpt.divergence import diverge
+from evalgpt.plugins import Plugins
+from evalgpt.progress import Bar, waiting
+from evalgpt.protocols import Protocol
+from evalgpt.render_compare import print_comparisons
+from evalgpt.report import Evaluation, check_writable, read_report, to_json, write_bytes, write_report
+
+__all__ = ["CompareOptions", "compare_all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The options of ``evalgpt compare``."""
+
+    reports: Sequence[str] = ()
+    models: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    protocol: str | None = None
+    context: int | None = None
+    stride: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    batch_tokens: int | None = None
+    kl: bool = False
+    fail_if_worse: float | None = None
+    output: str | None = None
+    save_report: str | None = None
+    quiet: bool = False
+
+
+def compare_all(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> int:
+    """Compare reports, or run the models and compare; the exit code."""
+    _check(options)
+    if options.reports:
+        evaluations = [e for path in options.reports for e in read_report(path).evaluations]
+        comparisons = _against_first(evaluations)
+    else:
+        comparisons = _run(plugins, options, command)
+    print_comparisons(comparisons, err=options.output == "-")
+    data = to_json(Comparisons(comparisons=comparisons))
+    if options.output == "-":
+        sys.stdout.buffer.write(data)
+    elif options.output is not None:
+        write_bytes(data, options.output)
+    return _gate(comparisons, options.fail_if_worse)
+
+
+def _check(options: CompareOptions) -> None:
+    if bool(options.reports) == bool(options.models):
+        raise UsageError("give either reports, or models with -m and tasks with -t, to compare")
+    if options.models and (len(options.models) < 2 or not options.tasks):
+        raise UsageError("a comparison needs two models or more (-m A -m B) and a task (-t T)")
+    names = ("protocol", "context", "stride", "device", "dtype", "batch_tokens", "kl", "save_report")
+    given = ["--task"] * bool(options.tasks)
+    given += [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    if options.reports and given:
+        raise UsageError(f"{given[0]} goes with models to run (-m), not with reports that are already there")
+    for path in (options.output, options.save_report):
+        if path is not None and path != "-":
+            check_writable(path)
+
+
+def _against_first(evaluations: Sequence[Evaluation]) -> list[Comparison]:
+    return [compare(group[0], other) for group in groups(evaluations) for other in group[1:]]
+
+
+def _run(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> list[Comparison]:
+    for spec in options.models:
+        plugins.check("model", spec, {"device": options.device, "dtype": options.dtype})
+    tasks = [plugins.task(spec) for spec in options.tasks]
+    unbound = [
+        plugins.protocol(options.protocol or task.default_protocol, context=options.context, stride=options.stride)
+        for task in tasks
+    ]
+    models = []
+    for spec in options.models:
+        with waiting(f"building {spec}", options.quiet):
+            models.append(plugins.model(spec, device=options.device, dtype=options.dtype))
+    comparisons: list[Comparison] = []
+    kept: list[Evaluation] = []
+    for task, protocol in zip(tasks, unbound, strict=True):
+        common = _common(protocol, models)
+        evaluations = [_evaluate(model, task, common, options) for model in models]
+        kept += evaluations
+        if options.save_report is not None:
+            write_report(make_report(kept, command), options.save_report)
+        for model, evaluation in zip(models[1:], evaluations[1:], strict=True):
+            found = compare(evaluations[0], evaluation)
+            if options.kl:
+                found = _with_divergence(found, (models[0], model), task, common, options)
+            comparisons.append(found)
+    return comparisons
+
+
+def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:
+    """The protocol with one context for all models: where none was given, the smallest of their defaults."""
+    if protocol.context is not None:
+        return protocol
+    return replace(protocol, context=min(protocol.default_context(model) for model in models))
+
+
+def _evaluate(model: Model, task: Task, protocol: Protocol, options: CompareOptions) -> Evaluation:
+    with Bar(f"{model.name} on {task.name}", quiet=options.quiet) as bar:
+        return evaluate(model, task, protocol, batch_tokens=options.batch_tokens, progress=bar)
+
+
+def _with_divergence(
+    found: Comparison, models: tuple[Model, Model], task: Task, protocol: Protocol, options: CompareOptions
+) -> Comparison:
+    with Bar(f"KL of {models[1].name} from {models[0].name}", quiet=options.quiet, unit="KL") as bar:
+        kl = diverge(
+            models,
+            list(task.documents()),
+            protocol.bind(models[0]),
+            batch_tokens=batch_size(models[0], options.batch_tokens),
+            progress=bar,
+        )
+    return msgspec.structs.replace(found, divergence=kl)
+
+
+def _gate(comparisons: Sequence[Comparison], limit: float | None) -> int:
+    """1 if any candidate is worse than the baseline by more than ``limit`` bits per byte, else 0."""
+    if limit is None:
+        return 0
+    worse = [c for c in comparisons if c.bits_per_byte_difference.value > limit]
+    for c in worse:
+        click.echo(
+            f"evalgpt: {c.candidate.model} is worse than {c.baseline.model} on {c.task} by "
+            f"{c.bits_per_byte_difference.value:.4f} bits per byte, more than the {limit:g} allowed",
+            err=True,
+        )
+    return 1 if worse else 0

@@ -1,0 +1,145 @@
+"""The task ``minimal-pairs``: does a model prefer the acceptable sentence of two?
+
+BLiMP (Warstadt et al. 2020, arXiv:1912.00582) counts a pair as right where the acceptable sentence has the higher
+probability: the sum of its tokens' log-probabilities, not their mean.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import NormalDist
+
+from evalgpt.core import Document, EvaluationError, Row, Task, UsageError
+from evalgpt.hooks import Register, hookimpl
+from evalgpt.tasks.reading import jsonl, read_text
+
+__all__ = ["MinimalPairs", "make_minimal_pairs", "wilson"]
+
+LEVEL = 0.95
+
+
+class MinimalPairs(Task):
+    """Two documents for each pair, labelled ``good`` and ``bad`` and grouped as ``paradigm/number``."""
+
+    name = "minimal-pairs"
+
+    def __init__(self, paths: Sequence[Path], good: str, bad: str) -> None:
+        self.paths = paths
+        self.fields = {"good": good, "bad": bad}
+
+    def documents(self) -> Iterator[Document]:
+        for path in self.paths:
+            found = False
+            for number, record in jsonl(read_text(path), str(path)):
+                found = True
+                yield from self._pair(record, path, number)
+            if not found:
+                raise EvaluationError(f"{path} holds no pairs")
+
+    def _pair(self, record: Mapping[str, object], path: Path, number: int) -> Iterator[Document]:
+        where = f"{path}, line {number}"
+        for field in self.fields.values():
+            if not isinstance(record.get(field), str) or not record[field]:
+                raise EvaluationError(
+                    f"{where} has no sentence in the field {field!r}; it has {', '.join(record) or 'no fields'}: "
+                    f"name the two with minimal-pairs:{path},good=FIELD,bad=FIELD"
+                )
+        if record[self.fields["good"]] == record[self.fields["bad"]]:
+            raise EvaluationError(f"{where}: the two sentences are the same")
+        context = record.get("context", "")
+        if not isinstance(context, str):
+            raise EvaluationError(f"{where}: context must be a text")
+        group = f"{path.stem}/{number}"
+        for label, field in self.fields.items():
+            yield Document(f"{group}/{label}", str(record[field]), context, group, label)
+
+    def metrics(self, rows: Iterable[Row]) -> Mapping[str, float]:
+        """Accuracy by summed log-probability and by log-probability per UTF-8 byte, over all pairs and per paradigm.
+
+        A tie counts half. Each accuracy has its 95 % Wilson interval: ``accuracy_low``, ``accuracy_high``.
+        """
+        pairs: dict[str, dict[str, Row]] = {}
+        for row in rows:
+            pairs.setdefault(row.document.group, {})[row.document.label] = row
+        paradigms: dict[str, list[dict[str, Row]]] = {}
+        for group, pair in pairs.items():
+            paradigms.setdefault(group.rpartition("/")[0], []).append(pair)
+        result = _accuracies("", [pair for found in paradigms.values() for pair in found])
+        if len(paradigms) > 1:
+            for paradigm, found in sorted(paradigms.items()):
+                result |= _accuracies(f"{paradigm}.", found)
+        return result
+
+
+def _accuracies(prefix: str, pairs: Sequence[Mapping[str, Row]]) -> dict[str, float]:
+    result = {f"{prefix}pairs": float(len(pairs))}
+    for name, per_byte in (("accuracy", False), ("accuracy_per_byte", True)):
+        points = sum(_points(pair["good"], pair["bad"], per_byte) for pair in pairs)
+        low, high = wilson(points, len(pairs))
+        key = f"{prefix}{name}"
+        result |= {key: points / len(pairs), f"{key}_low": low, f"{key}_high": high}
+    return result
+
+
+def _points(good: Row, bad: Row, per_byte: bool) -> float:
+    for row in (good, bad):
+        if not len(row.nll):
+            raise EvaluationError(f"no token of {row.document.id} was scored, so its pair cannot be judged")
+    losses = [
+        float(row.nll.sum(dtype="float64")) / (len(row.text.encode()) if per_byte else 1.0) for row in (good, bad)
+    ]
+    return 0.5 if losses[0] == losses[1] else float(losses[0] < losses[1])
+
+
+def wilson(successes: float, trials: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's score interval for a proportion (Wilson 1927), which stays within 0 and 1.
+
+    Pairs of one paradigm come from templates and are not quite independent, so it is somewhat too narrow.
+    """
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share = successes / trials
+    middle = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max((middle - half) / scale, 0.0), min((middle + half) / scale, 1.0)
+
+
+def make_minimal_pairs(argument: str | None, *, good: str = "sentence_good", bad: str = "sentence_bad") -> Task:
+    """Minimal pairs as BLiMP's, minimal-pairs:PATH (JSONL file or folder) or :PARADIGM of BLiMP in $EVALGPT_DATA."""
+    if good == bad:
+        raise UsageError(f"task 'minimal-pairs': good and bad are both the field {good!r}")
+    return MinimalPairs(_paths(argument), good, bad)
+
+
+def _paths(argument: str | None) -> list[Path]:
+    data = os.environ.get("EVALGPT_DATA")
+    blimp = Path(data) / "blimp" if data else None
+    if argument is None:
+        if blimp is None or not blimp.is_dir():
+            raise UsageError(
+                "task 'minimal-pairs' needs a JSONL file or a folder of them, minimal-pairs:PATH; without one it reads "
+                "the folder blimp in EVALGPT_DATA, which is not there"
+            )
+        argument = str(blimp)
+    path = Path(argument)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(path.glob("*.jsonl"))
+        if not found:
+            raise EvaluationError(f"the folder {argument} holds no .jsonl files")
+        return found
+    named = blimp / f"{argument}.jsonl" if blimp else None
+    if named and named.is_file():
+        return [named]
+    known = ", ".join(sorted(p.stem for p in blimp.glob("*.jsonl"))) if blimp and blimp.is_dir() else ""
+    there = f"; paradigms in EVALGPT_DATA: {known}" if known else "; EVALGPT_DATA has no folder blimp to look it up in"
+    raise UsageError(f"task 'minimal-pairs': there is no file, folder or paradigm {argument}{there}")
+
+
+@hookimpl
+def register_tasks(register: Register) -> None:
+    register("minimal-pairs", make_minimal_pairs)
