@@ -237,14 +237,16 @@ def show(reports: Sequence[str]) -> None:
 
 
 @cli.command()
+@click.argument("what", type=click.Choice(["report", "comparison"]), default="report")
 @_common
-def schema() -> None:
-    """Print the JSON Schema of a report."""
+def schema(what: str) -> None:
+    """Print the JSON Schema of a report, or of a comparison."""
     import json
 
-    from evalgpt.report import json_schema
+    from evalgpt.compare import Comparisons
+    from evalgpt.report import Report, json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    click.echo(json.dumps(json_schema(Report if what == "report" else Comparisons), indent=2))
 
 
 def _listing(kind: str, doc: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ from evalgpt.statistics import Estimate, ratio_estimate
 
 __all__ = ["SCHEMA", "Comparison", "Comparisons", "Divergence", "Side", "compare", "groups", "summarise"]
 
-SCHEMA = "evalgpt.comparison/1"
+SCHEMA: Final = "evalgpt.comparison/1"
 
 PERCENTILES = (1, 5, 50, 90, 95, 99)
 
@@ -71,7 +71,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 class Comparisons(msgspec.Struct, frozen=True, kw_only=True):
     """What ``evalgpt compare`` writes: every candidate against the first model, on every text."""
 
-    schema: str = SCHEMA
+    schema: Literal["evalgpt.comparison/1"] = SCHEMA
     level: float = 0.95
     comparisons: list[Comparison]
 

@@ -203,14 +203,9 @@ def _tokenized(row: Row) -> Tokenized:
     )
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a report."""
-    schema = msgspec.json.schema(Report)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"evalgpt report, {SCHEMA}",
-        **schema,
-    }
+def json_schema(document: type[msgspec.Struct] = Report) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a report, or of another typed document."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(document)}
 
 
 def to_json(report: msgspec.Struct) -> bytes:

@@ -104,7 +104,8 @@ def wilson(successes: float, trials: int, level: float = LEVEL) -> tuple[float, 
     middle = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return max((middle - half) / scale, 0.0), min((middle + half) / scale, 1.0)
+    # At 0 and 1 a bound is the share itself, which rounding may miss.
+    return min(max((middle - half) / scale, 0.0), share), max(min((middle + half) / scale, 1.0), share)
 
 
 def make_minimal_pairs(argument: str | None, *, good: str = "sentence_good", bad: str = "sentence_bad") -> Task:

@@ -33,7 +33,7 @@ ALLOWED = {
         *("api", "compare", "core", "divergence", "plugins", "progress", "protocols", "render_compare", "report")
     },
     "run": {"api", "core", "plugins", "progress", "protocols", "render", "report", "specs"},
-    "cli": {"core", "plugins", "specs", "render", "report", "run", "run_compare"},
+    "cli": {"compare", "core", "plugins", "specs", "render", "report", "run", "run_compare"},
     "__main__": {"cli"},
     "__init__": {"api", "core", "hooks", "plugins", "report"},
 }

@@ -286,3 +286,11 @@ def test_models_without_distributions_or_with_other_vocabularies_are_refused():
         kl_of(BytesModel(), BytesModel())
     with pytest.raises(UsageError, match="vocab_size is 50257"):
         kl_of(build("seed=1"), build("vocab_size=50300"))
+
+
+def test_a_comparison_fits_its_schema(tmp_path, reports):
+    import jsonschema
+
+    schema = json.loads(CliRunner().invoke(cli, ["schema", "comparison"]).stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads(run(*reports, "-o", "-").stdout), schema)
