@@ -69,7 +69,10 @@ def _sentences(comparison: Comparison) -> Iterator[str]:
         yield f"  per token: {loss.value:+.5f} nats ({_interval(loss, '+')}), from {comparison.units} paired tokens"
     else:
         yield f"  aligned by bytes into {comparison.units} spans, {comparison.bytes} bytes{_left_out(a, b)}"
-    yield f"  intervals: {gap.method}, block length {gap.block_length:.3g}, {gap.units} units"
+    if gap.method == "clusters":
+        yield f"  intervals: from {gap.units} documents as clusters"
+    elif gap.method == "cosines":
+        yield f"  intervals: cosines over {gap.units} correlated {comparison.unit}s, blocks of {gap.block_length:.0f}"
     if comparison.divergence is not None:
         yield from _divergence(comparison.divergence, a.model, b.model)
 

@@ -12,8 +12,9 @@ import msgspec
 
 from evalgpt.api import evaluate, make_report
 from evalgpt.core import EvalgptError, Model, Task
+from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
-from evalgpt.progress import Bar, waiting
+from evalgpt.progress import Bar
 from evalgpt.protocols import Protocol
 from evalgpt.render import print_evaluations
 from evalgpt.report import Evaluation, Report, check_writable, is_stream, to_json, write_report
@@ -26,20 +27,10 @@ STDOUT = ("-", "/dev/stdout")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(ModelOptions):
     """The options of ``evalgpt run``."""
 
-    models: Sequence[str]
-    tasks: Sequence[str]
-    protocol: str | None = None
-    context: int | None = None
-    stride: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_tokens: int | None = None
-    output: str | None = None
     tokens: bool = True
-    quiet: bool = False
     debug: bool = False
 
 
@@ -47,10 +38,7 @@ def run_all(plugins: Plugins, options: RunOptions, command: Sequence[str]) -> in
     """Run, print, write; the exit code. What can be found wrong without a model is found before any is built."""
     if options.output is not None and options.output != "-":
         check_writable(options.output)
-    for spec in options.models:
-        plugins.check("model", spec, {"device": options.device, "dtype": options.dtype})
-    for spec in options.tasks:
-        plugins.check("task", spec)
+    options.check(plugins)
     run = _Run(plugins, options, make_report([], command))
     run.go()
     evaluations = run.report.evaluations
@@ -87,11 +75,8 @@ class _Run:
                     self._evaluate(model, task, protocol)
 
     def _task(self, spec: str) -> tuple[Task, Protocol] | None:
-        options = self.options
         try:
-            task = self.plugins.task(spec)
-            protocol = options.protocol or task.default_protocol
-            return task, self.plugins.protocol(protocol, context=options.context, stride=options.stride)
+            return self.options.build_task(self.plugins, spec)
         except EvalgptError as error:
             if error.exit_code == 2:
                 raise
@@ -100,8 +85,7 @@ class _Run:
 
     def _model(self, spec: str) -> Model | None:
         try:
-            with waiting(f"building {spec}", self.options.quiet):
-                return self.plugins.model(spec, device=self.options.device, dtype=self.options.dtype)
+            return self.options.build_model(self.plugins, spec)
         except Exception as error:  # also a plugin's own, or memory: the other models go on
             self._failed(error, spec)
             return None

@@ -13,8 +13,9 @@ from evalgpt.api import batch_size, evaluate, make_report
 from evalgpt.compare import Comparison, Comparisons, compare, groups
 from evalgpt.core import Model, Task, UsageError
 from evalgpt.divergence import diverge
+from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
-from evalgpt.progress import Bar, waiting
+from evalgpt.progress import Bar
 from evalgpt.protocols import Protocol
 from evalgpt.render_compare import print_comparisons
 from evalgpt.report import Evaluation, check_writable, read_report, to_json, write_bytes, write_report
@@ -23,23 +24,13 @@ __all__ = ["CompareOptions", "compare_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(ModelOptions):
     """The options of ``evalgpt compare``."""
 
     reports: Sequence[str] = ()
-    models: Sequence[str] = ()
-    tasks: Sequence[str] = ()
-    protocol: str | None = None
-    context: int | None = None
-    stride: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_tokens: int | None = None
     kl: bool = False
     fail_if_worse: float | None = None
-    output: str | None = None
     save_report: str | None = None
-    quiet: bool = False
 
 
 def compare_all(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> int:
@@ -79,20 +70,12 @@ def _against_first(evaluations: Sequence[Evaluation]) -> list[Comparison]:
 
 
 def _run(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> list[Comparison]:
-    for spec in options.models:
-        plugins.check("model", spec, {"device": options.device, "dtype": options.dtype})
-    tasks = [plugins.task(spec) for spec in options.tasks]
-    unbound = [
-        plugins.protocol(options.protocol or task.default_protocol, context=options.context, stride=options.stride)
-        for task in tasks
-    ]
-    models = []
-    for spec in options.models:
-        with waiting(f"building {spec}", options.quiet):
-            models.append(plugins.model(spec, device=options.device, dtype=options.dtype))
+    options.check(plugins)
+    pairs = [options.build_task(plugins, spec) for spec in options.tasks]
+    models = [options.build_model(plugins, spec) for spec in options.models]
     comparisons: list[Comparison] = []
     kept: list[Evaluation] = []
-    for task, protocol in zip(tasks, unbound, strict=True):
+    for task, protocol in pairs:
         common = _common(protocol, models)
         evaluations = [_evaluate(model, task, common, options) for model in models]
         kept += evaluations

@@ -28,11 +28,23 @@ ALLOWED = {
     "api": {"core", "engine", "environment", "metrics", "plugins", "protocols", "report", "specs"},
     "progress": {"engine", "specs"},
     "render": {"metrics", "report", "specs"},
+    "options": {"core", "plugins", "progress", "protocols"},
     "render_compare": {"compare", "render", "specs", "statistics"},
     "run_compare": {
-        *("api", "compare", "core", "divergence", "plugins", "progress", "protocols", "render_compare", "report")
+        *(
+            "api",
+            "compare",
+            "core",
+            "divergence",
+            "options",
+            "plugins",
+            "progress",
+            "protocols",
+            "render_compare",
+            "report",
+        )
     },
-    "run": {"api", "core", "plugins", "progress", "protocols", "render", "report", "specs"},
+    "run": {"api", "core", "options", "plugins", "progress", "protocols", "render", "report", "specs"},
     "cli": {"compare", "core", "plugins", "specs", "render", "report", "run", "run_compare"},
     "__main__": {"cli"},
     "__init__": {"api", "core", "hooks", "plugins", "report"},

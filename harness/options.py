@@ -1,0 +1,47 @@
+"""What ``evalgpt run`` and ``evalgpt compare`` have in common: the options, and what follows from them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evalgpt.core import Model, Task
+from evalgpt.plugins import Plugins
+from evalgpt.progress import waiting
+from evalgpt.protocols import Protocol
+
+__all__ = ["ModelOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which models to run on which tasks, and how."""
+
+    models: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    protocol: str | None = None
+    context: int | None = None
+    stride: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    batch_tokens: int | None = None
+    output: str | None = None
+    quiet: bool = False
+
+    def check(self, plugins: Plugins) -> None:
+        """Raise UsageError for a spec whose name, key or value cannot be."""
+        for spec in self.models:
+            plugins.check("model", spec, {"device": self.device, "dtype": self.dtype})
+        for spec in self.tasks:
+            plugins.check("task", spec)
+
+    def build_model(self, plugins: Plugins, spec: str) -> Model:
+        """The model of ``spec`` on the device and in the dtype asked for."""
+        with waiting(f"building {spec}", self.quiet):
+            return plugins.model(spec, device=self.device, dtype=self.dtype)
+
+    def build_task(self, plugins: Plugins, spec: str) -> tuple[Task, Protocol]:
+        """The task of ``spec`` with the protocol asked for, else its own, not yet bound to a model."""
+        task = plugins.task(spec)
+        chosen = self.protocol or task.default_protocol
+        return task, plugins.protocol(chosen, context=self.context, stride=self.stride)
