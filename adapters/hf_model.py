@@ -120,7 +120,7 @@ class HFModel(TorchModel):
     @property
     def plain(self) -> bool:
         """Whether scores come from full logits, because body and head are not the whole of the model."""
-        if self._scoring == UNCHECKED:
+        if self._scoring == UNCHECKED:  # a divergence is asked for before any score
             self._compare(torch.arange(min(CHECKED, self.context_length), device=self.torch_device) % self.vocab_size)
         return self._scoring != TILED
 

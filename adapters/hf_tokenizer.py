@@ -28,6 +28,7 @@ class HFTokenizer:
             self._tokenizer = AutoTokenizer.from_pretrained(path, **arguments)
         self._tokenizer.model_max_length = 10**30  # a whole book is tokenized at once; windows come later
         self._bytes = _byte_alphabet(self._tokenizer)
+        self._added = set(self._tokenizer.get_added_vocab())
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         self.prefix_id: int | None = eos if bos is None else bos
         self.prefix_kind = "BOS" if bos is not None else "EOS" if eos is not None else "none"
@@ -69,16 +70,20 @@ class HFTokenizer:
         return text
 
     def _exact_spans(self, ids: list[int], text: str) -> list[tuple[int, int]] | None:
-        """Spans of a byte-level BPE, whose tokens spell bytes; None if they do not spell the text."""
+        """Spans of a byte-level BPE, whose tokens spell bytes (added ones as they are read); None if they do not spell
+        the text."""
         if self._bytes is None:
             return None
         spans: list[tuple[int, int]] = []
         spelled = bytearray()
         for token in self._tokenizer.convert_ids_to_tokens(ids):
-            if not all(c in self._bytes for c in token):
-                return None
             begin = len(spelled)
-            spelled += bytes(self._bytes[c] for c in token)
+            if token in self._added:
+                spelled += token.encode()
+            elif all(c in self._bytes for c in token):
+                spelled += bytes(self._bytes[c] for c in token)
+            else:
+                return None
             spans.append((begin, len(spelled)))
         return spans if bytes(spelled) == text.encode() else None
 

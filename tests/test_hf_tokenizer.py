@@ -10,7 +10,7 @@ from evalgpt import Document, Task, evaluate
 
 pytest.importorskip("transformers", reason="needs the extra hf")
 
-from test_hf import byte_level, save, save_tokenizer
+from hf_models import byte_level, save, save_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, WordLevelTrainer
 
@@ -224,21 +224,37 @@ def test_bytes_of_one_character_share_it(normalized):
     assert encoding.byte_spans == [(0, 1), (0, 1), (1, 3), (1, 3)]
 
 
-def test_added_tokens_are_read_and_spelled(tmp_path):
+@pytest.mark.parametrize("added", ["<think>", "  ", "｜ß▁｜"])
+def test_added_tokens_are_read_and_spelled(added, tmp_path):
     tokenizer = byte_level()
-    tokenizer.add_tokens([AddedToken("<think>", normalized=False)])
+    tokenizer.add_tokens([AddedToken(added, normalized=False)])
     loaded = load(tmp_path, tokenizer, **BOTH)
-    encoding = loaded.encode("é<think>é")
-    assert loaded.decode(encoding.ids) == "é<think>é"
-    assert encoding.byte_spans == [(0, 1), (1, 2), (2, 9), (9, 10), (10, 11)]
+    text = f"é{added}é"
+    encoding = loaded.encode(text)
+    assert loaded.decode(encoding.ids) == text
+    end = 2 + len(added.encode())
+    assert encoding.byte_spans == [(0, 1), (1, 2), (2, end), (end, end + 1), (end + 1, end + 2)]
 
 
-def test_truncation_and_padding_in_the_file_do_nothing(tmp_path):
+def test_what_a_byte_level_vocabulary_lacks_has_spans_by_character(tmp_path):
+    tokenizer = Tokenizer(models.BPE(vocab={"<unk>": 0, "<s>": 1, "a": 2, "▁": 3}, merges=[], unk_token="<unk>"))
+    tokenizer.decoder = decoders.ByteLevel()
+    encoding = load(tmp_path, tokenizer, bos_token="<s>").encode("aé▁")
+    assert encoding.ids == [2, 0, 3]
+    assert encoding.byte_spans == [(0, 1), (1, 3), (3, 6)]
+
+
+def test_truncation_padding_and_clean_up_in_the_files_do_nothing(tmp_path):
     tokenizer = byte_level()
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=200)
-    loaded = load(tmp_path, tokenizer, model_max_length=4, **BOTH)
-    assert loaded.decode(loaded.encode(TEXT).ids) == TEXT
+    tidy = {
+        "clean_up_tokenization_spaces": True,
+        "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True,
+    }
+    loaded = load(tmp_path, tokenizer, model_max_length=4, **tidy, **BOTH)
+    text = "every effort . It 's moving , you know !"
+    assert loaded.decode(loaded.encode(text).ids) == text
 
 
 def test_a_slow_tokenizer_has_no_byte_spans(tmp_path):
