@@ -13,7 +13,7 @@ from evalgpt.adapters.tiled import Head, scores_from_logits
 
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
-from hf_models import (
+from hf_models import (  # noqa: E402
     ARCHITECTURES,
     SIZE,
     VOCABULARY,
