@@ -98,8 +98,8 @@ def check_state(
     ]
     if parts:
         fields = ",".join(f"{key}={value}" for key, value in hint(state).items())
-        advice = f"; by its shapes the checkpoint has {fields}" if fields else ""
-        raise EvaluationError(f"{path} does not fit the model: {'; '.join(parts)}{advice}")
+        advice = f"by its shapes the checkpoint has {fields}; " if fields else ""
+        raise EvaluationError(f"{path} does not fit the model: {advice}{'; '.join(parts)}")
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

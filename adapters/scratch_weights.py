@@ -39,7 +39,9 @@ def _random(config: GPTConfig, seed: int) -> GPTModel:
 
 
 def _loaded(config: GPTConfig, path: str) -> GPTModel:
-    state = {name: tensor for name, tensor in load_tensors(path).items() if not name.endswith("att.mask")}
+    # DistributedDataParallel and torch.compile each put a name of theirs in front; the course's mask is no weight.
+    named = {name.removeprefix("module.").removeprefix("_orig_mod."): t for name, t in load_tensors(path).items()}
+    state = {name: tensor for name, tensor in named.items() if not name.endswith("att.mask")}
     with torch.device("meta"):
         module = GPTModel(config)
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

@@ -14,7 +14,7 @@ from evalgpt.protocols import Piece, Protocol, Tokens
 
 __all__ = ["DEFAULT_BATCH_TOKENS", "Plan", "Progress", "Result", "batches", "plan_windows", "score_documents"]
 
-DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384, "mps": 4096}
+DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 """Tokens fed at once, padding included, by kind of device: measured on a CPU in bench/batch.py. More does not make
 two cores faster and costs memory; a GPU wants more to be busy."""
 

@@ -18,7 +18,7 @@ import pluggy
 
 from evalgpt import hooks
 from evalgpt.core import EvalgptError, Model, Task, UsageError
-from evalgpt.specs import Spec, options_of, parse, printable, resolve
+from evalgpt.specs import Spec, options_of, parse, printable, resolve, with_home
 
 if TYPE_CHECKING:
     from evalgpt.protocols import Protocol
@@ -100,6 +100,7 @@ class Plugins:
 
     def _build(self, kind: str, spec: Spec, given: Mapping[str, object]) -> object:
         factory = self.find(kind, spec.name).factory
+        spec = with_home(spec)
         try:
             built = factory(spec.argument, **resolve(kind, spec, factory, given))
         except TypeError as error:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
@@ -39,11 +39,13 @@ class Bar:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[speed]} tokens/s, {task.fields[figure]}"),
+                TextColumn("{task.fields[figure]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
                 TimeRemainingColumn(),
             )
             self.bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
-            self.bar.add_task(self.title, total=None, speed="-", figure="")
+            self.bar.add_task(self.title, total=None, figure="")
             self.bar.start()
         return self
 
@@ -60,7 +62,7 @@ class Bar:
         figure = f"{self.unit} {value:,.4g}" if self.unit != "perplexity" else f"perplexity {value:,.2f}"
         if self.bar is not None:
             task = self.bar.task_ids[0]
-            self.bar.update(task, completed=progress.done, total=progress.total, speed=speed, figure=figure)
+            self.bar.update(task, completed=progress.done, total=progress.total, figure=f"{speed} tokens/s, {figure}")
         elif not self.quiet and now - self.told >= EVERY_SECONDS and progress.done < progress.total:
             self.told = now
             share = 100 * progress.done / progress.total

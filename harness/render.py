@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from evalgpt.metrics import Metrics, Uncertainty
 from evalgpt.report import Evaluation, describe_protocol
 from evalgpt.specs import visible
 
-__all__ = ["console_for", "print_evaluations", "sentences"]
+__all__ = ["console_for", "print_evaluations", "print_rows", "say", "sentences"]
 
-NARROWEST = 90
-"""Columns that a table of numbers needs."""
+HEADERS = ("model", "task", "tokens", "loss", "±", "perplexity", "bits/byte", "±")
 
 PIPE_WIDTH = 160
 """Columns where the output is no terminal: nothing is wrapped for a reader that is a program."""
@@ -26,35 +27,55 @@ PIPE_WIDTH = 160
 def print_evaluations(evaluations: Sequence[Evaluation], *, err: bool = False) -> None:
     """Print one table, then for each evaluation what its perplexity means and what was scored."""
     console = console_for(err=err)
-    console.print(_table(evaluations))
+    print_rows(console, HEADERS, _rows(evaluations), left=2)
     for evaluation in evaluations:
         heading = f"{evaluation.model.spec} on {evaluation.task.spec}, protocol {describe_protocol(evaluation)}"
-        console.print(visible(heading), soft_wrap=True)
+        say(console, heading)
         for sentence in sentences(evaluation):
-            console.print(f"  {visible(sentence)}", soft_wrap=True)
+            say(console, sentence, indent=2)
 
 
 def console_for(*, err: bool = False) -> Console:
-    """A console that prints texts as they are, wide where its reader is a program.
-
-    On a terminal too narrow for the numbers their lines wrap: none is cut short.
-    """
+    """A console that prints texts as they are, wide where its reader is a program."""
     stream = sys.stderr if err else sys.stdout
-    width = max(shutil.get_terminal_size().columns, NARROWEST) if stream.isatty() else PIPE_WIDTH
+    width = None if stream.isatty() else PIPE_WIDTH
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
-def _table(evaluations: Sequence[Evaluation]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("model", "task"):
-        table.add_column(name, overflow="fold")
-    for name in ("tokens", "loss", "±", "perplexity", "bits/byte", "±"):
-        table.add_column(name, justify="right", no_wrap=True)
+def say(console: Console, text: str, indent: int = 0) -> None:
+    """Print a sentence: wrapped between words on a terminal, on one line for a program."""
+    if console.is_terminal:
+        console.print(Padding(Text(visible(text)), (0, 0, 0, indent)))
+    else:
+        console.print(" " * indent + visible(text), soft_wrap=True)
+
+
+def print_rows(console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:
+    """Print a table whose first ``left`` columns are names and the others numbers.
+
+    Where it does not fit, each row becomes lines of its own: no number is cut short and no name dropped.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, name in enumerate(headers):
+        table.add_column(name, justify="left" if number < left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(visible, row))
+    unbounded = console.options.update(max_width=10_000)
+    if Measurement.get(console, unbounded, table).maximum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        say(console, " ".join(cell.strip() for cell in row[:left] if cell))
+        named = zip(headers[left:], row[left:], strict=True)
+        say(console, ", ".join(f"{name} {cell}" for name, cell in named if cell), indent=2)
+
+
+def _rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
+    rows = []
     for e in evaluations:
-        table.add_row(visible(e.model.spec), visible(e.task.spec), *_numbers(e.metrics))
-        for split, metrics in e.splits.items():
-            table.add_row("", f"  {visible(split)}", *_numbers(metrics))
-    return table
+        rows.append((e.model.spec, e.task.spec, *_numbers(e.metrics)))
+        rows += [("", f"  {split}", *_numbers(metrics)) for split, metrics in e.splits.items()]
+    return rows
 
 
 def _numbers(metrics: Metrics) -> tuple[str, ...]:
@@ -136,4 +157,5 @@ def _range(values: Mapping[str, float | None], key: str) -> str:
 
 
 def _label(key: str) -> str:
-    return key.replace("_", " ")
+    paradigm, _, name = key.rpartition(".")
+    return f"{paradigm}: {name.replace('_', ' ')}" if paradigm else name.replace("_", " ")

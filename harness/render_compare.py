@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from rich import box
-from rich.table import Table
-
 from evalgpt.compare import Comparison, Divergence, Side
-from evalgpt.render import console_for
-from evalgpt.specs import visible
+from evalgpt.render import console_for, print_rows, say
 from evalgpt.statistics import Estimate
 
 __all__ = ["print_comparisons"]
+
+HEADERS = (
+    "model",
+    "tokens",
+    "loss",
+    "perplexity",
+    "bits/byte",
+    "95 % interval",
+    "difference",
+    "its 95 % interval",
+    "p",
+)
 
 
 def print_comparisons(comparisons: Sequence[Comparison], *, err: bool = False) -> None:
@@ -21,29 +29,25 @@ def print_comparisons(comparisons: Sequence[Comparison], *, err: bool = False) -
     console = console_for(err=err)
     for (task, protocol), found in groupby(comparisons, key=lambda c: (c.task, c.protocol)):
         group = list(found)
-        console.print(visible(f"{task}, protocol {protocol}"), soft_wrap=True)
-        console.print(_table(group))
+        say(console, f"{task}, protocol {protocol}")
+        print_rows(console, HEADERS, _rows(group), left=1)
         for comparison in group:
             for sentence in _sentences(comparison):
-                console.print(visible(sentence), soft_wrap=True)
+                say(console, sentence.strip(), indent=len(sentence) - len(sentence.lstrip()))
 
 
-def _table(group: Sequence[Comparison]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    for name in ("tokens", "loss", "perplexity", "bits/byte", "95 % interval", "difference", "95 % interval", "p"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_row(*_side(group[0].baseline), "", "", "")
+def _rows(group: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    rows = [(*_side(group[0].baseline), "", "", "")]
     for comparison in group:
         gap = comparison.bits_per_byte_difference
-        table.add_row(*_side(comparison.candidate), f"{gap.value:+.4f}", _interval(gap, "+"), _p(gap.p_value))
-    return table
+        rows.append((*_side(comparison.candidate), f"{gap.value:+.4f}", _interval(gap, "+"), _p(gap.p_value)))
+    return rows
 
 
 def _side(side: Side) -> tuple[str, ...]:
     perplexity = "inf" if side.perplexity is None else f"{side.perplexity:.2f}"
     bits = side.bits_per_byte
-    return visible(side.model), str(side.tokens), f"{side.loss:.4f}", perplexity, f"{bits.value:.4f}", _interval(bits)
+    return side.model, str(side.tokens), f"{side.loss:.4f}", perplexity, f"{bits.value:.4f}", _interval(bits)
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
@@ -90,7 +94,7 @@ def _verdict(a: str, b: str, gap: Estimate) -> str:
 
 
 def _left_out(a: Side, b: Side) -> str:
-    parts = [f"{side.left_out_bytes} that only {side.model} scored" for side in (a, b) if side.left_out_bytes]
+    parts = [f"{side.left_out_bytes} bytes that only {side.model} scored" for side in (a, b) if side.left_out_bytes]
     return f"; left out: {', '.join(parts)}" if parts else ""
 
 

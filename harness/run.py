@@ -93,7 +93,7 @@ class _Run:
     def _evaluate(self, model: Model, task: Task, protocol: Protocol) -> None:
         options = self.options
         try:
-            with Bar(f"{model.name} on {task.name}", quiet=options.quiet) as bar:
+            with Bar(f"{model.spec} on {task.spec}", quiet=options.quiet) as bar:
                 evaluation = evaluate(
                     model, task, protocol, batch_tokens=options.batch_tokens, tokens=options.tokens, progress=bar
                 )

@@ -93,18 +93,21 @@ def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:
     """The protocol with one context for all models: where none was given, the smallest of their defaults."""
     if protocol.context is not None:
         return protocol
-    return replace(protocol, context=min(protocol.default_context(model) for model in models))
+    defaults = [protocol.default_context(model) for model in models]
+    if min(defaults) < max(defaults):
+        click.echo(f"evalgpt: context {min(defaults)} for all models, the most that each takes", err=True)
+    return replace(protocol, context=min(defaults))
 
 
 def _evaluate(model: Model, task: Task, protocol: Protocol, options: CompareOptions) -> Evaluation:
-    with Bar(f"{model.name} on {task.name}", quiet=options.quiet) as bar:
+    with Bar(f"{model.spec} on {task.spec}", quiet=options.quiet) as bar:
         return evaluate(model, task, protocol, batch_tokens=options.batch_tokens, progress=bar)
 
 
 def _with_divergence(
     found: Comparison, models: tuple[Model, Model], task: Task, protocol: Protocol, options: CompareOptions
 ) -> Comparison:
-    with Bar(f"KL of {models[1].name} from {models[0].name}", quiet=options.quiet, unit="KL") as bar:
+    with Bar(f"KL of {models[1].spec} from {models[0].spec}", quiet=options.quiet, unit="KL") as bar:
         kl = diverge(
             models,
             list(task.documents()),

@@ -7,12 +7,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from evalgpt.core import UsageError
 from evalgpt.hooks import Factory
 
-__all__ = ["Spec", "options_of", "parse", "printable", "resolve", "visible"]
+__all__ = ["Spec", "options_of", "parse", "printable", "resolve", "visible", "with_home"]
 
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
@@ -97,6 +98,16 @@ def resolve(kind: str, spec: Spec, factory: Factory, given: Mapping[str, object]
     if missing:
         raise UsageError(f"{who} needs {missing[0]}=...; write {spec.name}:{missing[0]}=VALUE")
     return options
+
+
+def with_home(spec: Spec) -> Spec:
+    """``spec`` with ``~`` as the home directory, which shells leave alone behind a colon or an equals sign."""
+
+    def expanded(value: str) -> str:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+
+    argument = None if spec.argument is None else expanded(spec.argument)
+    return Spec(spec.name, argument, {key: expanded(value) for key, value in spec.options.items()})
 
 
 def printable(text: str) -> str:

@@ -377,7 +377,7 @@ def test_a_checkpoint_of_another_shape_says_what_does_not_fit(here, name):
         f"{name} does not fit the model: ",
         "missing: final_norm.scale;",
         "unexpected: extra.weight;",
-        "mis-shaped: pos_emb.weight is 32x32, expected 64x32;",
+        "mis-shaped: pos_emb.weight is 32x32, expected 64x32",
         "has vocab_size=50257,emb_dim=32,context_length=32,n_layers=1,qkv_bias=false",
     )
 

@@ -289,6 +289,8 @@ def test_smollm2_says_how_to_get_its_weights(monkeypatch):
 def test_missing_libraries_are_named(tmp_path, monkeypatch):
     save(tmp_path)
     without(monkeypatch, "transformers", "gguf")
-    assert "transformers is not installed; install with pip install 'evalgpt[hf]'" in fails(f"hf:{tmp_path}")
+    assert "transformers is not installed; install evalgpt's extra hf: pip install 'evalgpt[hf]'" in fails(
+        f"hf:{tmp_path}"
+    )
     (tmp_path / "a.gguf").touch()
     assert "transformers and gguf is not installed" in fails(f"hf:{tmp_path},gguf=a.gguf")
