@@ -7,6 +7,7 @@ whose weight is the transpose of nn.Linear's; query, key and value are one matri
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,12 +79,30 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         raise UsageError(f"the folder {folder} holds no weights; looked for {', '.join(FILES)}")
     files = [found]
     if found.suffix == ".json":
-        files = [folder / name for name in sorted(set(json.loads(found.read_text())["weight_map"].values()))]
+        shards = _json(found).get("weight_map")
+        if not isinstance(shards, dict):
+            raise EvaluationError(f"{found} is not an index of shards: it has no weight_map")
+        files = [folder / str(name) for name in sorted(set(shards.values()))]
         missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise EvaluationError(f"{folder} lacks {', '.join(missing)}, which {found.name} names")
     tensors = {name: tensor for file in files for name, tensor in load_tensors(str(file)).items()}
     return {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+
+
+def _json(path: Path) -> dict[str, object]:
+    """The JSON object in ``path``.
+
+    Raises:
+        EvaluationError: it holds none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EvaluationError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise EvaluationError(f"{path} is not a JSON object")
+    return found
 
 
 def _config(folder: Path, state: Mapping[str, Tensor]) -> GPTConfig:
@@ -92,9 +111,7 @@ def _config(folder: Path, state: Mapping[str, Tensor]) -> GPTConfig:
         vocabulary, _ = state["wte.weight"].shape
     except (KeyError, ValueError):
         raise EvaluationError(f"{folder} is not a GPT-2 checkpoint: no matrices wte.weight and wpe.weight") from None
-    given: dict[str, object] = {}
-    if (folder / "config.json").is_file():
-        given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    given = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
     for key, values in ASSUMED.items():
         if given.get(key, values[0]) not in values:
             raise EvaluationError(
@@ -103,7 +120,7 @@ def _config(folder: Path, state: Mapping[str, Tensor]) -> GPTConfig:
     heads = given.get("n_head", HEADS.get(width))
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise UsageError(f"the folder {folder} needs a config.json with n_head that divides the width {width}")
-    layers = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("h.")), default=-1)
+    layers = 1 + max((int(match[1]) for name in state if (match := re.match(r"h\.(\d+)\.", name))), default=-1)
     return GPTConfig(vocabulary, positions, width, heads, layers, drop_rate=0.1, qkv_bias=True)
 
 
@@ -127,6 +144,8 @@ def _converted(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
             fused = state.get(f"h.{i}.attn.c_attn.{kind}")
             if fused is None:
                 continue
+            if fused.shape[-1] % 3:
+                raise EvaluationError(f"h.{i}.attn.c_attn.{kind} is not query, key and value side by side")
             for name, part in zip(("query", "key", "value"), fused.chunk(3, dim=-1), strict=True):
                 result[f"trf_blocks.{i}.att.W_{name}.{kind}"] = (part.T if part.ndim == 2 else part).contiguous()
     result["out_head.weight"] = state.get("lm_head.weight", state["wte.weight"])

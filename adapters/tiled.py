@@ -101,7 +101,8 @@ def scores_from_logits(logits: Tensor, targets: Tensor, detail: Detail | None = 
 def divergence_of_logits(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """What :func:`tiled_divergence` gives, from both models' full logits [R, V]."""
     log_p, log_q = (logits.to(_wide(logits)).log_softmax(1) for logits in (p, q))
-    return (log_p.exp() * (log_p - log_q)).sum(1), p.argmax(1) == q.argmax(1)
+    gap = torch.where(log_p == -torch.inf, 0.0, log_p - log_q)  # what P forbids adds nothing, whatever Q thinks
+    return (log_p.exp() * gap).sum(1), p.argmax(1) == q.argmax(1)
 
 
 def _accumulator(tensor: Tensor) -> torch.dtype:
@@ -206,7 +207,7 @@ def _divergence(hidden: tuple[Tensor, Tensor], heads: tuple[Head, Head], tile: i
     best = [torch.full((len(hidden[0]),), -1, device=hidden[0].device) for _ in range(2)]
     walks = (_tiles(hidden[0], heads[0], tile), _tiles(hidden[1], heads[1], tile))
     for (begin, p), (_, q) in zip(*walks, strict=True):
-        difference = p - q
+        difference = torch.where(p == -torch.inf, 0.0, p - q)  # what P forbids adds nothing, whatever Q thinks
         for k, logits in enumerate((p, q)):
             value, index = logits.max(1)
             best[k] = torch.where(value > sums[k].maximum, index + begin, best[k])

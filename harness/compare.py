@@ -15,7 +15,7 @@ from evalgpt.core import UsageError
 from evalgpt.report import Evaluation, RowInfo, Tokenized, describe_protocol
 from evalgpt.statistics import Estimate, ratio_estimate
 
-__all__ = ["SCHEMA", "Comparison", "Comparisons", "Divergence", "Side", "compare", "groups", "summarise"]
+__all__ = ["SCHEMA", "Comparison", "Comparisons", "Divergence", "Side", "compare", "pairs_of", "summarise"]
 
 SCHEMA: Final = "evalgpt.comparison/1"
 
@@ -86,22 +86,31 @@ class _Spans:
     document: NDArray[np.int64]
 
 
-def groups(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
-    """The evaluations by text, in order of appearance; only texts that two or more share.
+def pairs_of(evaluations: Sequence[Evaluation]) -> tuple[list[tuple[Evaluation, Evaluation]], list[str]]:
+    """(baseline, candidate) of every text, the baseline being the first evaluation's model; and texts left out.
 
     Raises:
-        UsageError: no two evaluations are of the same text.
+        UsageError: there is nothing to compare with the first; the message names the field that differs.
     """
-    found: dict[str, list[Evaluation]] = {}
+    if len(evaluations) < 2:
+        raise UsageError(f"a comparison needs two evaluations or more, and there is {len(evaluations)}")
+    found: dict[tuple[str, str], list[Evaluation]] = {}
     for evaluation in evaluations:
-        found.setdefault(evaluation.task.sha256, []).append(evaluation)
-    shared = [group for group in found.values() if len(group) > 1]
-    if not shared:
-        if len(evaluations) < 2:
-            raise UsageError(f"a comparison needs two evaluations or more, and there is {len(evaluations)}")
-        hashes = " against ".join(f"{e.task.sha256[:12]} ({e.task.spec})" for e in evaluations[:2])
-        raise UsageError(f"the texts differ: task.sha256 is {hashes}")
-    return shared
+        found.setdefault((evaluation.task.sha256, describe_protocol(evaluation)), []).append(evaluation)
+    first = (evaluations[0].model.spec, evaluations[0].model.fingerprint)
+    pairs: list[tuple[Evaluation, Evaluation]] = []
+    left_out: list[str] = []
+    for (_, protocol), group in found.items():
+        baseline = next((e for e in group if (e.model.spec, e.model.fingerprint) == first), None)
+        others = [e for e in group if e is not baseline]
+        if baseline is None or not others:
+            left_out.append(f"{group[0].task.spec}, protocol {protocol}, only of {group[0].model.spec}")
+        else:
+            pairs += [(baseline, other) for other in others]
+    if not pairs:
+        _check_same(*evaluations[:2])
+        raise UsageError(f"no evaluation is of a text of {evaluations[0].model.spec} under the same protocol")
+    return pairs, left_out
 
 
 def compare(baseline: Evaluation, candidate: Evaluation) -> Comparison:
@@ -141,6 +150,8 @@ def compare(baseline: Evaluation, candidate: Evaluation) -> Comparison:
 
 def summarise(kl: NDArray[np.float64], same_top: NDArray[np.bool_], document: NDArray[np.int64]) -> Divergence:
     """Summarise KL divergences per token (nats), in text order."""
+    order = np.argsort(document, kind="stable")
+    kl, same_top, document = kl[order], same_top[order], document[order]
     points = np.percentile(kl, PERCENTILES)
     return Divergence(
         mean=ratio_estimate(kl, np.ones(len(kl)), document),
@@ -190,7 +201,8 @@ def _tokenized(evaluation: Evaluation) -> list[Tokenized]:
 
 
 def _align(a: Evaluation, b: Evaluation, same: bool) -> _Spans:
-    documents = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in a.rows))}
+    # A group of documents (a minimal pair) is one observation: its texts are nearly the same.
+    documents = {name: number for number, name in enumerate(dict.fromkeys(row.group or row.id for row in a.rows))}
     parts = []
     for row, x, y in zip(a.rows, _tokenized(a), _tokenized(b), strict=True):
         length = row.bytes + row.context_bytes
@@ -198,19 +210,25 @@ def _align(a: Evaluation, b: Evaluation, same: bool) -> _Spans:
         if same:
             edges = np.arange(len(x.ids) + 1)
             ends = (edges[1:], edges[1:])
-            widths = _own_bytes(x, row, length)
+            widths = _own_bytes(x, row)
         else:
             _need_spans(x, a)
             _need_spans(y, b)
             edges = np.flatnonzero(_cuts(x, length) & _cuts(y, length))
             ends = (np.asarray(x.byte_ends), np.asarray(y.byte_ends))
-            widths = np.diff(edges).astype(np.float64)
-        parts.append(_sum_over(edges, ends, (one, other), widths, documents[row.id]))
+            widths = np.diff(np.maximum(edges, row.context_bytes)).astype(np.float64)
+        parts.append(_sum_over(edges, ends, (one, other), widths, documents[row.group or row.id]))
+    document = np.concatenate([p.document for p in parts])
+    order = np.argsort(document, kind="stable")
+
+    def joined(column: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return np.concatenate(column)[order]
+
     return _Spans(
-        nll=(np.concatenate([p.nll[0] for p in parts]), np.concatenate([p.nll[1] for p in parts])),
-        tokens=(np.concatenate([p.tokens[0] for p in parts]), np.concatenate([p.tokens[1] for p in parts])),
-        bytes=np.concatenate([p.bytes for p in parts]),
-        document=np.concatenate([p.document for p in parts]),
+        nll=(joined([p.nll[0] for p in parts]), joined([p.nll[1] for p in parts])),
+        tokens=(joined([p.tokens[0] for p in parts]), joined([p.tokens[1] for p in parts])),
+        bytes=joined([p.bytes for p in parts]),
+        document=document[order],
     )
 
 
@@ -265,13 +283,13 @@ def _cuts(tokenized: Tokenized, length: int) -> NDArray[np.bool_]:
     return np.asarray(np.cumsum(inside)[: length + 1] == 0)
 
 
-def _own_bytes(tokenized: Tokenized, row: RowInfo, length: int) -> NDArray[np.float64]:
-    """Bytes of each token; an even share of the text where the tokenizer cannot tell."""
+def _own_bytes(tokenized: Tokenized, row: RowInfo) -> NDArray[np.float64]:
+    """Bytes of the text, without its context, in each token; an even share where the tokenizer cannot tell."""
     if tokenized.byte_starts is None or tokenized.byte_ends is None:
-        return np.full(len(tokenized.ids), length / max(len(tokenized.ids), 1))
+        return np.full(len(tokenized.ids), row.bytes / max(len(tokenized.ids), 1))
     # Tokens that share a character share its bytes: the first of them counts those, by where the others end.
-    ends = np.maximum.accumulate(np.asarray(tokenized.byte_ends))
-    starts = np.maximum(np.asarray(tokenized.byte_starts), np.concatenate([[0], ends[:-1]]))
+    ends = np.maximum(np.maximum.accumulate(np.asarray(tokenized.byte_ends)), row.context_bytes)
+    starts = np.maximum(np.asarray(tokenized.byte_starts), np.concatenate([[row.context_bytes], ends[:-1]]))
     return np.asarray(ends - starts, dtype=np.float64)
 
 

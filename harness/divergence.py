@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.compare import Divergence, summarise
-from evalgpt.core import Document, Model, UsageError
+from evalgpt.core import Document, EvaluationError, Model, UsageError
 from evalgpt.engine import Plan, Progress, batches, plan_windows
 from evalgpt.protocols import Protocol
 
-__all__ = ["diverge"]
+__all__ = ["check_models", "diverge"]
 
 
 def diverge(
@@ -32,7 +32,7 @@ def diverge(
     Raises:
         UsageError: a model gives no distributions, or the two do not share vocabulary and tokenizer.
     """
-    _check_models(models)
+    check_models(models)
     plans = plan_windows(models[0], documents, protocol)
     _check_ids(models, plans)
     windows = [(plan, window) for plan in plans for window in plan.windows]
@@ -47,14 +47,23 @@ def diverge(
             kl_sum += float(result[0].sum())
         if progress is not None:
             progress(Progress(done, total, kl_sum / done))
-    number = {document.id: n for n, document in enumerate(documents)}
-    owners = [np.full(len(kl), number[p.document.id]) for (p, _), (kl, _) in zip(windows, found, strict=True)]
-    return summarise(
-        np.concatenate([kl for kl, _ in found]), np.concatenate([same for _, same in found]), np.concatenate(owners)
-    )
+    keys = dict.fromkeys(document.group or document.id for document in documents)
+    number = {key: n for n, key in enumerate(keys)}
+    owners = [
+        np.full(len(kl), number[p.document.group or p.document.id])
+        for (p, _), (kl, _) in zip(windows, found, strict=True)
+    ]
+    every = np.concatenate([kl for kl, _ in found])
+    if not np.isfinite(every).all():
+        raise EvaluationError(
+            f"the KL divergence is infinite: {models[1].spec or models[1].name} gives some token no probability at all "
+            f"where {models[0].spec or models[0].name} gives it some"
+        )
+    return summarise(every, np.concatenate([same for _, same in found]), np.concatenate(owners))
 
 
-def _check_models(models: tuple[Model, Model]) -> None:
+def check_models(models: tuple[Model, Model]) -> None:
+    """Raise UsageError unless both models give distributions over one vocabulary."""
     for model in models:
         if not hasattr(model, "divergence"):
             raise UsageError(f"model {model.name} gives no distributions, which the KL divergence needs")

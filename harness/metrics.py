@@ -170,17 +170,19 @@ def measure(rows: Sequence[Row]) -> Metrics:
 
 
 def _uncertainty(rows: Sequence[Row], loss: float, bits: float | None) -> Uncertainty | None:
-    numbers = {name: n for n, name in enumerate(dict.fromkeys(row.document.id for row in rows))}
+    # A group of documents (a minimal pair) is one observation: its texts are nearly the same.
+    keys = [row.document.group or row.document.id for row in rows]
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(keys))}
     sums, counts, sizes, documents = [], [], [], []
-    for row in rows:
+    for row, key in zip(rows, keys, strict=True):
         total, count = _per_token(row)
         scored = count > 0
         sums.append(total[scored])
         counts.append(count[scored])
         sizes.append(_token_bytes(row)[scored])
-        documents.append(np.full(int(scored.sum()), numbers[row.document.id]))
+        documents.append(np.full(int(scored.sum()), numbers[key]))
     total, count, size, document = (np.concatenate(parts) for parts in (sums, counts, sizes, documents))
-    order = np.argsort(document, kind="stable")  # a document's splits are rows apart
+    order = np.argsort(document, kind="stable")
     total, count, size, document = total[order], count[order], size[order], document[order]
     found = ratio_estimate(total, count, document)
     if found.standard_error is None or found.low is None or found.high is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +12,9 @@ import click
 import msgspec
 
 from evalgpt.api import batch_size, evaluate, make_report
-from evalgpt.compare import Comparison, Comparisons, compare, groups
+from evalgpt.compare import Comparison, Comparisons, compare, pairs_of
 from evalgpt.core import Model, Task, UsageError
-from evalgpt.divergence import diverge
+from evalgpt.divergence import check_models, diverge
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
 from evalgpt.progress import Bar
@@ -38,7 +40,7 @@ def compare_all(plugins: Plugins, options: CompareOptions, command: Sequence[str
     _check(options)
     if options.reports:
         evaluations = [e for path in options.reports for e in read_report(path).evaluations]
-        comparisons = _against_first(evaluations)
+        comparisons = _against_first(evaluations, strict=options.fail_if_worse is not None)
     else:
         comparisons = _run(plugins, options, command)
     print_comparisons(comparisons, err=options.output == "-")
@@ -60,19 +62,34 @@ def _check(options: CompareOptions) -> None:
     given += [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
     if options.reports and given:
         raise UsageError(f"{given[0]} goes with models to run (-m), not with reports that are already there")
-    for path in (options.output, options.save_report):
-        if path is not None and path != "-":
-            check_writable(path)
+    limit = options.fail_if_worse
+    if limit is not None and not 0 <= limit < math.inf:
+        raise UsageError(f"--fail-if-worse takes bits per byte from 0 up, not {limit}")
+    if options.save_report == "-":
+        raise UsageError("--save-report needs a file; -o - writes the comparison to standard output")
+    written = [path for path in (options.output, options.save_report) if path is not None and path != "-"]
+    for number, path in enumerate(written):
+        check_writable(path)
+        others = [*options.reports, *written[:number]]
+        if os.path.realpath(path) in map(os.path.realpath, others):
+            raise UsageError(f"{path} would be written over a report that is read or written as well")
 
 
-def _against_first(evaluations: Sequence[Evaluation]) -> list[Comparison]:
-    return [compare(group[0], other) for group in groups(evaluations) for other in group[1:]]
+def _against_first(evaluations: Sequence[Evaluation], strict: bool) -> list[Comparison]:
+    pairs, left_out = pairs_of(evaluations)
+    if left_out and strict:
+        raise UsageError(f"with --fail-if-worse every text must be compared, and this was not: {left_out[0]}")
+    for text in left_out:
+        click.echo(f"evalgpt: not compared: {text}", err=True)
+    return [compare(*pair) for pair in pairs]
 
 
 def _run(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> list[Comparison]:
     options.check(plugins)
     pairs = [options.build_task(plugins, spec) for spec in options.tasks]
     models = [options.build_model(plugins, spec) for spec in options.models]
+    for model in models[1:] if options.kl else ():
+        check_models((models[0], model))
     comparisons: list[Comparison] = []
     kept: list[Evaluation] = []
     for task, protocol in pairs:

@@ -63,6 +63,8 @@ class MinimalPairs(Task):
         """
         pairs: dict[str, dict[str, Row]] = {}
         for row in rows:
+            if row.split:
+                raise EvaluationError("minimal pairs are scored whole; use protocol exact or lm-eval")
             pairs.setdefault(row.document.group, {})[row.document.label] = row
         paradigms: dict[str, list[dict[str, Row]]] = {}
         for group, pair in pairs.items():

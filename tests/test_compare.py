@@ -14,7 +14,7 @@ from models import BytesModel, hashed_loss
 import evalgpt
 from evalgpt import Document, Encoding, Task, UsageError
 from evalgpt.cli import cli
-from evalgpt.compare import compare, groups
+from evalgpt.compare import compare, pairs_of
 from evalgpt.divergence import diverge
 from evalgpt.plugins import load_plugins
 
@@ -140,8 +140,8 @@ def test_what_cannot_be_compared_is_refused_by_field():
     other_text, _ = two(Texts("another text altogether"))
     with pytest.raises(UsageError, match=r"task\.sha256"):
         compare(a, other_text)
-    with pytest.raises(UsageError, match=r"texts differ: task\.sha256"):
-        groups([a, other_text])
+    with pytest.raises(UsageError, match=r"task\.sha256"):
+        pairs_of([a, other_text])
     with pytest.raises(UsageError, match=r"protocol\.name is exact against hf-strided"):
         compare(a, two(spec="hf-strided")[0])
     with pytest.raises(UsageError, match=r"protocol\.settings\.stride is 256 against 7"):
@@ -294,3 +294,81 @@ def test_a_comparison_fits_its_schema(tmp_path, reports):
     schema = json.loads(CliRunner().invoke(cli, ["schema", "comparison"]).stdout)
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(run(*reports, "-o", "-").stdout), schema)
+
+
+class Continuations(Task):
+    name = "continuations"
+
+    def documents(self):
+        for number in range(12):
+            yield Document(
+                f"{number}", f"the other of {number} words", f"Number {number} is big and ", f"pair {number // 2}"
+            )
+
+
+@pytest.mark.parametrize("other", [range(0, 100, 3), range(0, 100, 5)])
+def test_a_context_is_no_part_of_what_is_compared(other):
+    a = evalgpt.evaluate(CutModel(range(0, 100, 3)), Continuations())
+    b = evalgpt.evaluate(CutModel(other, 1), Continuations())
+    found = compare(a, b)
+    assert found.bytes <= a.task.bytes
+    for side, evaluation in ((found.baseline, a), (found.candidate, b)):
+        assert found.bytes + side.left_out_bytes == evaluation.metrics.bytes
+        if not side.left_out_bytes:
+            assert side.bits_per_byte.value == pytest.approx(evaluation.metrics.bits_per_byte)
+
+
+def test_a_group_of_documents_is_one_observation():
+    a, b = (evalgpt.evaluate(CutModel(range(100), salt), Continuations()) for salt in (0, 1))
+    assert (a.metrics.uncertainty.method, a.metrics.uncertainty.units) == ("clusters", 6)
+    assert compare(a, b).bits_per_byte_difference.units == 6
+
+
+def test_the_first_model_is_the_baseline_of_every_text(reports, tmp_path):
+    models = {salt: CutModel(range(100), salt) for salt in (0, 1, 2)}
+    texts = {name: Texts(f"{name} is the text that is read here") for name in "ab"}
+
+    def one(salt, name):
+        return evalgpt.evaluate(models[salt], texts[name])
+
+    for salt, model in models.items():
+        model.fingerprint = str(salt)
+    pairs, left_out = pairs_of([one(0, "a"), one(1, "a"), one(2, "b"), one(1, "b")])
+    assert [(x.model.name, y.model.name) for x, y in pairs] == [("cut-0", "cut-1")]
+    assert left_out == ["texts, protocol exact (context 512, stride 256, prefix auto), only of cut-2"]
+
+
+def test_a_text_that_was_not_compared_is_told_and_fails_a_gate(reports, tmp_path, story):
+    both = tmp_path / "both.json"
+    other = tmp_path / "other.txt"
+    other.write_text("a second text that only one of the two has read")
+    spec = f"scratch:{SMALL},seed=1"
+    made = CliRunner().invoke(cli, ["run", "-m", spec, "-t", f"text:{story}", "-t", f"text:{other}", "-o", str(both)])
+    assert made.exit_code == 0
+    told = run(both, reports[1])
+    assert told.exit_code == 0
+    assert "not compared: text:" in told.stderr
+    gated = run(both, reports[1], "--fail-if-worse", 5)
+    assert gated.exit_code == 2
+    assert "every text must be compared" in gated.stderr
+
+
+@pytest.mark.parametrize("limit", ["nan", "-1", "inf"])
+def test_a_limit_that_limits_nothing_is_refused(reports, limit):
+    assert run(*reports, f"--fail-if-worse={limit}").exit_code == 2
+
+
+def test_nothing_is_written_over_what_is_read(reports, tmp_path):
+    assert "would be written over" in run(*reports, "-o", reports[0]).stderr
+    same = tmp_path / "x.json"
+    models = ["-m", f"scratch:{SMALL}", "-m", f"scratch:{SMALL},seed=2", "-t", "pairs"]
+    assert "would be written over" in run(*models, "-o", same, "--save-report", same).stderr
+    assert "needs a file" in run(*models, "--save-report", "-").stderr
+
+
+def test_a_divergence_that_cannot_be_is_refused_before_anything_runs(tmp_path):
+    kept = tmp_path / "kept.json"
+    models = ["-m", f"scratch:{SMALL}", "-m", f"scratch:{SMALL},vocab_size=50300"]
+    result = run(*models, "-t", "pairs", "--kl", "--save-report", kept)
+    assert result.exit_code == 2
+    assert not kept.exists()

@@ -142,3 +142,18 @@ def test_unknown_heads_are_asked_for(tmp_path):
 def test_an_unknown_size_is_refused():
     with pytest.raises(UsageError, match="knows small, medium, large, xl or a folder"):
         load_plugins().model("gpt2:huge")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{bad", "config.json is not JSON"),
+        ("config.json", "[]", "config.json is not a JSON object"),
+        ("model.safetensors.index.json", "{}", "has no weight_map"),
+    ],
+)
+def test_json_that_is_not_what_it_should_be_is_named(tmp_path, name, content, message):
+    save(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(EvaluationError, match=message):
+        build(tmp_path)

@@ -133,3 +133,9 @@ def test_blimp_itself(tmp_path):
     metrics = evalgpt.evaluate(small, "minimal-pairs:wh_island", device="cpu", tokens=False).task_metrics
     assert metrics["pairs"] == 1000
     assert 0 < metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"] < 1
+
+
+def test_a_protocol_that_splits_texts_is_refused(tmp_path):
+    path = written(tmp_path / "p.jsonl", PAIRS)
+    with pytest.raises(EvaluationError, match="minimal pairs are scored whole"):
+        evalgpt.evaluate(BytesModel(), task(path), "book:context=1")

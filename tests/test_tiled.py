@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalgpt import Detail
-from evalgpt.adapters.tiled import Head, scores_from_logits, tiled_divergence, tiled_scores
+from evalgpt.adapters.tiled import Head, divergence_of_logits, scores_from_logits, tiled_divergence, tiled_scores
 
 EVERYTHING = Detail(rank=True, entropy=True, top=5)
 
@@ -141,3 +141,13 @@ def test_a_model_does_not_diverge_from_itself():
     kl, same = tiled_divergence((hidden, hidden), (Head(weight), Head(weight)))
     assert kl.abs().max() < 1e-6
     assert same.all()
+
+
+def test_forbidden_tokens_add_nothing_to_a_divergence():
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    logits[:, 3] = -torch.inf
+    kl, same = divergence_of_logits(logits, logits)
+    assert kl.abs().max() < 1e-12
+    assert same.all()
+    kl, _ = divergence_of_logits(logits, logits.clamp_min(-5))
+    assert kl.isfinite().all()
