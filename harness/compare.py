@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.core import UsageError
+from evalgpt.metrics import token_bytes, token_sums
 from evalgpt.report import Evaluation, RowInfo, Tokenized, describe_protocol
 from evalgpt.statistics import Estimate, ratio_estimate
 
@@ -246,9 +247,8 @@ def _sum_over(
     tokens: list[NDArray[np.float64]] = []
     for end, nll in zip(ends, losses, strict=True):
         span = np.clip(np.searchsorted(edges, end, side="left") - 1, 0, max(count - 1, 0))
-        total = np.bincount(span, weights=nll, minlength=count)[:count].astype(
-            np.float64
-        )  # NaN where a token was not scored
+        # NaN where a token was not scored
+        total = np.bincount(span, weights=nll, minlength=count)[:count].astype(np.float64)
         number = np.bincount(span, minlength=count)[:count].astype(np.float64)
         keep &= np.isfinite(total) & (number > 0)
         sums.append(total)
@@ -263,12 +263,8 @@ def _sum_over(
 
 def _per_token(tokenized: Tokenized) -> NDArray[np.float64]:
     """NLL per token, nats: NaN where unscored, the mean where scored more than once."""
-    total, count = np.zeros(len(tokenized.ids)), np.zeros(len(tokenized.ids))
-    at = 0
-    for first, size in zip(tokenized.first, tokenized.size, strict=True):
-        total[first : first + size] += tokenized.nll[at : at + size]
-        count[first : first + size] += 1
-        at += size
+    windows = zip(tokenized.first, tokenized.size, strict=True)
+    total, count = token_sums(len(tokenized.ids), windows, tokenized.nll)
     with np.errstate(invalid="ignore"):
         return total / count
 
@@ -284,13 +280,10 @@ def _cuts(tokenized: Tokenized, length: int) -> NDArray[np.bool_]:
 
 
 def _own_bytes(tokenized: Tokenized, row: RowInfo) -> NDArray[np.float64]:
-    """Bytes of the text, without its context, in each token; an even share where the tokenizer cannot tell."""
-    if tokenized.byte_starts is None or tokenized.byte_ends is None:
-        return np.full(len(tokenized.ids), row.bytes / max(len(tokenized.ids), 1))
-    # Tokens that share a character share its bytes: the first of them counts those, by where the others end.
-    ends = np.maximum(np.maximum.accumulate(np.asarray(tokenized.byte_ends)), row.context_bytes)
-    starts = np.maximum(np.asarray(tokenized.byte_starts), np.concatenate([[row.context_bytes], ends[:-1]]))
-    return np.asarray(ends - starts, dtype=np.float64)
+    spans = None
+    if tokenized.byte_starts is not None and tokenized.byte_ends is not None:
+        spans = (tokenized.byte_starts, tokenized.byte_ends)
+    return token_bytes(len(tokenized.ids), spans, row.context_bytes, row.bytes)
 
 
 def _need_spans(tokenized: Tokenized, evaluation: Evaluation) -> None:

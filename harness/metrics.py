@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from evalgpt.core import Row
 from evalgpt.statistics import ratio_estimate
 
-__all__ = ["ContextLengths", "Ledger", "Metrics", "Uncertainty", "ledger", "measure", "token_means"]
+__all__ = [
+    "ContextLengths",
+    "Ledger",
+    "Metrics",
+    "Uncertainty",
+    "ledger",
+    "measure",
+    "token_bytes",
+    "token_means",
+    "token_sums",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +107,46 @@ class Metrics:
     uncertainty: Uncertainty | None = None
 
 
+def token_sums(
+    tokens: int, windows: Iterable[tuple[int, int]], nll: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Per token, float64 [tokens], the sum of its losses (nats) and how often it was scored.
+
+    ``windows`` are (first, size) of the tokens that each window scored, ``nll`` their losses, flat in that order.
+    """
+    losses = np.asarray(nll, dtype=np.float64)
+    total, count = np.zeros(tokens), np.zeros(tokens)
+    at = 0
+    for first, size in windows:
+        total[first : first + size] += losses[at : at + size]
+        count[first : first + size] += 1
+        at += size
+    return total, count
+
+
+def token_bytes(tokens: int, spans: tuple[ArrayLike, ArrayLike] | None, context: int, text: int) -> NDArray[np.float64]:
+    """UTF-8 bytes of the text in each token, float64 [tokens], behind a context of ``context`` bytes.
+
+    ``spans`` are the tokens' starts and ends in context and text; without them each token has an even share of the
+    text's bytes. Of a token that reaches out of the context the text's part counts, and of tokens that share a
+    character the first has its bytes.
+    """
+    if spans is None:
+        return np.full(tokens, text / max(tokens, 1))
+    ends = np.maximum(np.maximum.accumulate(np.asarray(spans[1], dtype=np.int64)), context)
+    starts = np.maximum(np.asarray(spans[0], dtype=np.int64), np.concatenate([[context], ends[:-1]]))
+    return np.asarray(ends - starts, dtype=np.float64)
+
+
 def token_means(row: Row) -> NDArray[np.float64]:
     """NLL per token of the row, float64 [tokens], nats: NaN where unscored, the mean where scored repeatedly."""
-    total, count = _per_token(row)
+    total, count = _sums(row)
     with np.errstate(invalid="ignore"):
         return total / count
 
 
-def _per_token(row: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Per token of the row, the sum of its losses and how often it was scored."""
-    total = np.zeros(len(row.ids))
-    count = np.zeros(len(row.ids))
-    for window, nll in _scores(row):
-        total[window] += nll
-        count[window] += 1
-    return total, count
+def _sums(row: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return token_sums(len(row.ids), ((w.first, w.size) for w in row.windows), row.nll)
 
 
 def ledger(rows: Sequence[Row]) -> Ledger:
@@ -175,11 +210,11 @@ def _uncertainty(rows: Sequence[Row], loss: float, bits: float | None) -> Uncert
     numbers = {name: n for n, name in enumerate(dict.fromkeys(keys))}
     sums, counts, sizes, documents = [], [], [], []
     for row, key in zip(rows, keys, strict=True):
-        total, count = _per_token(row)
+        total, count = _sums(row)
         scored = count > 0
         sums.append(total[scored])
         counts.append(count[scored])
-        sizes.append(_token_bytes(row)[scored])
+        sizes.append(_sizes(row)[scored])
         documents.append(np.full(int(scored.sum()), numbers[key]))
     total, count, size, document = (np.concatenate(parts) for parts in (sums, counts, sizes, documents))
     order = np.argsort(document, kind="stable")
@@ -206,25 +241,12 @@ def _uncertainty(rows: Sequence[Row], loss: float, bits: float | None) -> Uncert
     )
 
 
-def _token_bytes(row: Row) -> NDArray[np.float64]:
-    """UTF-8 bytes of each token; an even share where the tokenizer cannot tell.
-
-    Of tokens that share a character, the first counts its bytes.
-    """
-    if row.byte_spans is None:
-        return np.full(len(row.ids), len((row.document.context + row.text).encode()) / max(len(row.ids), 1))
-    spans = np.asarray(row.byte_spans, dtype=np.int64).reshape(-1, 2)
-    edge = len(row.document.context.encode())  # of a token that reaches out of the context, the text's part counts
-    ends = np.maximum(np.maximum.accumulate(spans[:, 1]), edge)
-    starts = np.maximum(spans[:, 0], np.concatenate([[edge], ends[:-1]]))
-    return np.asarray(ends - starts, dtype=np.float64)
-
-
-def _scores(row: Row) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    at = 0
-    for first, size, _ in row.windows:
-        yield slice(first, first + size), row.nll[at : at + size]
-        at += size
+def _sizes(row: Row) -> NDArray[np.float64]:
+    spans = None
+    if row.byte_spans is not None:
+        both = np.asarray(row.byte_spans, dtype=np.int64).reshape(-1, 2)
+        spans = (both[:, 0], both[:, 1])
+    return token_bytes(len(row.ids), spans, len(row.document.context.encode()), len(row.text.encode()))
 
 
 def _context_lengths(per_length: NDArray[np.int64]) -> ContextLengths:
@@ -248,9 +270,7 @@ def _bytes_and_words(row: Row) -> tuple[int | None, int | None]:
     if not row.windows:
         return 0, 0
     text = row.text.encode()
-    scored = np.zeros(len(row.ids), dtype=bool)
-    for where, _ in _scores(row):
-        scored[where] = True
+    scored = _sums(row)[1] > 0
     if row.byte_spans is None:
         known = bool(scored[row.context_tokens :].all())
         return (len(text), len(row.text.split())) if known else (None, None)

@@ -17,6 +17,7 @@ from evalgpt.metrics import Ledger, Metrics
 
 __all__ = [
     "SCHEMA",
+    "STDOUT",
     "Evaluation",
     "ModelInfo",
     "ProtocolInfo",
@@ -39,6 +40,9 @@ __all__ = [
 
 TEMPORARY = ".evalgpt-"
 """How the names of files being written begin; the target's own name may be as long as names get."""
+
+STDOUT = ("-", "/dev/stdout")
+"""Names of standard output; what is printed besides then goes to standard error."""
 
 SCHEMA: Final = "evalgpt.report/1"
 
@@ -274,7 +278,7 @@ def _check_target(path: str) -> None:
 
 def is_stream(path: str) -> bool:
     """Whether ``path`` is ``-``, a pipe or a device, which take the bytes once and as they are."""
-    return path in ("-", "/dev/stdout") or (Path(path).exists() and not Path(path).is_file())
+    return path in STDOUT or (Path(path).exists() and not Path(path).is_file())
 
 
 def write_report(report: Report, path: str) -> None:

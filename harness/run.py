@@ -17,13 +17,10 @@ from evalgpt.plugins import Plugins
 from evalgpt.progress import Bar
 from evalgpt.protocols import Protocol
 from evalgpt.render import print_evaluations
-from evalgpt.report import Evaluation, Report, check_writable, is_stream, to_json, write_report
+from evalgpt.report import STDOUT, Evaluation, Report, check_writable, is_stream, to_json, write_report
 from evalgpt.specs import visible
 
-__all__ = ["STDOUT", "RunOptions", "run_all"]
-
-STDOUT = ("-", "/dev/stdout")
-"""Names of standard output; the table then goes to standard error."""
+__all__ = ["RunOptions", "run_all"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import click
@@ -20,7 +20,7 @@ from evalgpt.plugins import Plugins
 from evalgpt.progress import Bar
 from evalgpt.protocols import Protocol
 from evalgpt.render_compare import print_comparisons
-from evalgpt.report import Evaluation, check_writable, read_report, to_json, write_bytes, write_report
+from evalgpt.report import STDOUT, Evaluation, check_writable, read_report, to_json, write_bytes, write_report
 
 __all__ = ["CompareOptions", "compare_all"]
 
@@ -42,10 +42,16 @@ def compare_all(plugins: Plugins, options: CompareOptions, command: Sequence[str
         evaluations = [e for path in options.reports for e in read_report(path).evaluations]
         comparisons = _against_first(evaluations, strict=options.fail_if_worse is not None)
     else:
-        comparisons = _run(plugins, options, command)
-    print_comparisons(comparisons, err=options.output == "-")
+        comparisons = []
+        try:
+            for comparison in _run(plugins, options, command):
+                comparisons.append(comparison)  # one by one: what was compared before a failure is shown
+        except Exception:
+            print_comparisons(comparisons, err=options.output in STDOUT)
+            raise
+    print_comparisons(comparisons, err=options.output in STDOUT)
     data = to_json(Comparisons(comparisons=comparisons))
-    if options.output == "-":
+    if options.output in STDOUT:
         sys.stdout.buffer.write(data)
     elif options.output is not None:
         write_bytes(data, options.output)
@@ -65,9 +71,9 @@ def _check(options: CompareOptions) -> None:
     limit = options.fail_if_worse
     if limit is not None and not 0 <= limit < math.inf:
         raise UsageError(f"--fail-if-worse takes bits per byte from 0 up, not {limit}")
-    if options.save_report == "-":
+    if options.save_report in STDOUT:
         raise UsageError("--save-report needs a file; -o - writes the comparison to standard output")
-    written = [path for path in (options.output, options.save_report) if path is not None and path != "-"]
+    written = [path for path in (options.output, options.save_report) if path is not None and path not in STDOUT]
     for number, path in enumerate(written):
         check_writable(path)
         others = [*options.reports, *written[:number]]
@@ -84,26 +90,24 @@ def _against_first(evaluations: Sequence[Evaluation], strict: bool) -> list[Comp
     return [compare(*pair) for pair in pairs]
 
 
-def _run(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> list[Comparison]:
+def _run(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> Iterator[Comparison]:
     options.check(plugins)
     pairs = [options.build_task(plugins, spec) for spec in options.tasks]
     models = [options.build_model(plugins, spec) for spec in options.models]
     for model in models[1:] if options.kl else ():
         check_models((models[0], model))
-    comparisons: list[Comparison] = []
-    kept: list[Evaluation] = []
+    report = make_report([], command)
     for task, protocol in pairs:
         common = _common(protocol, models)
         evaluations = [_evaluate(model, task, common, options) for model in models]
-        kept += evaluations
+        report = msgspec.structs.replace(report, evaluations=[*report.evaluations, *evaluations])
         if options.save_report is not None:
-            write_report(make_report(kept, command), options.save_report)
+            write_report(report, options.save_report)
         for model, evaluation in zip(models[1:], evaluations[1:], strict=True):
             found = compare(evaluations[0], evaluation)
             if options.kl:
                 found = _with_divergence(found, (models[0], model), task, common, options)
-            comparisons.append(found)
-    return comparisons
+            yield found
 
 
 def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:

@@ -14,3 +14,14 @@ def verdict():
     if folder is None or not path.is_file():
         pytest.skip("needs EVALGPT_DATA, a folder that holds the-verdict.txt")
     return path
+
+
+@pytest.fixture
+def one_thread():
+    """Threads only slow models of a few thousand weights down."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

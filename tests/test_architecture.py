@@ -21,7 +21,7 @@ ALLOWED = {
     "statistics": set(),
     "metrics": {"core", "statistics"},
     "report": {"core", "metrics"},
-    "compare": {"core", "report", "statistics"},
+    "compare": {"core", "metrics", "report", "statistics"},
     "engine": {"core", "protocols"},
     "divergence": {"compare", "core", "engine", "protocols"},
     "plugins": {"core", "hooks", "specs", "protocols"},

@@ -324,7 +324,7 @@ def test_a_group_of_documents_is_one_observation():
     assert compare(a, b).bits_per_byte_difference.units == 6
 
 
-def test_the_first_model_is_the_baseline_of_every_text(reports, tmp_path):
+def test_the_first_model_is_the_baseline_of_every_text():
     models = {salt: CutModel(range(100), salt) for salt in (0, 1, 2)}
     texts = {name: Texts(f"{name} is the text that is read here") for name in "ab"}
 
@@ -372,3 +372,13 @@ def test_a_divergence_that_cannot_be_is_refused_before_anything_runs(tmp_path):
     result = run(*models, "-t", "pairs", "--kl", "--save-report", kept)
     assert result.exit_code == 2
     assert not kept.exists()
+
+
+def test_what_was_compared_before_a_failure_is_shown(tmp_path, story):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    models = ["-m", f"scratch:{SMALL}", "-m", f"scratch:{SMALL},seed=2"]
+    result = run(*models, "-t", f"text:{story}", "-t", f"text:{empty}")
+    assert result.exit_code == 1
+    assert "bits per byte" in result.stdout
+    assert "is empty" in result.stderr

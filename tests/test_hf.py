@@ -26,14 +26,7 @@ from hf_models import (  # noqa: E402
     save,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads only slow models of this size down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -19,14 +19,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
 from hf_models import BARE, SIZE, build, change_llama, check_losses, draw_windows, save  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads only slow models of this size down."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 CODE = """
