@@ -1,0 +1,303 @@
+"""Checks of ``Model.score``: that a loss belongs to its token, and to what stands before it alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.conformance import CheckFailed, CheckSkipped, Losses, Subject, gap
+from evalgpt.core import Window
+
+__all__ = [
+    "check_batch_order",
+    "check_causality",
+    "check_context_limit",
+    "check_losses",
+    "check_padding",
+    "check_prefix_not_added",
+    "check_remembered",
+    "check_repeatable",
+    "check_shift",
+    "check_start",
+    "check_stateless",
+    "check_windows_kept",
+]
+
+TRIALS = 8
+
+ENOUGH = 8
+"""Different losses that are all short numbers by rounding, not by chance."""
+
+
+def check_losses(subject: Subject) -> None:
+    """Losses are one float32 per scored token, never NaN, never below zero, and not all one average."""
+    ids = subject.draw(subject.length(24), "losses")
+    (scores,) = subject.scores([Window(ids, 1)])
+    nll = scores.nll
+    if not isinstance(nll, np.ndarray):
+        raise CheckFailed(f"nll is a {type(nll).__name__}; a numpy array is wanted")
+    if nll.dtype != np.float32:
+        raise CheckFailed(f"nll is {nll.dtype}; float32 is wanted")
+    if np.isnan(nll).any():
+        raise CheckFailed("some losses are NaN; is a softmax taken over a row that is masked whole?")
+    if (nll < -subject.allowed).all():
+        raise CheckFailed("all losses are below zero: these are log-probabilities; the loss is minus that")
+    if (nll < -subject.allowed).any():
+        raise CheckFailed(f"the smallest loss is {nll.min():.4g}, a probability above one; is it normalised?")
+    if subject.model.dtype in ("float32", "float64") and len(set(nll.tolist())) > ENOUGH and _coarse(nll):
+        raise CheckFailed(
+            f"dtype says {subject.model.dtype}, and every loss is a number of half precision or of three decimals: "
+            f"take the log-softmax in float32, and do not round"
+        )
+
+
+def _coarse(nll: NDArray[np.float32]) -> bool:
+    """Whether no loss has more digits than half precision, or than three decimals."""
+    with np.errstate(over="ignore"):
+        half = (nll == nll.astype(np.float16).astype(np.float32)).all()
+    brain = (nll.view(np.uint32) & 0xFFFF == 0).all()
+    return bool(half or brain or (nll == np.round(nll, 3)).all())
+
+
+def check_shift(subject: Subject) -> None:
+    """A score belongs to the token after the one read last: it follows the target's id and the token before it."""
+    length = subject.length(7)
+    targets, before, contexts = [], [], []
+    for trial in range(TRIALS):
+        ids, others = (subject.draw(length, f"shift {trial} {k}") for k in "ab")
+        own = subject.last(ids)
+        targets.append(gap(own, subject.last([*ids[:-1], _another(subject, ids[-1])])))
+        before.append(gap(own, subject.last([*ids[:-2], _another(subject, ids[-2]), ids[-1]])))
+        contexts.append(gap(own, subject.last([*others[:-1], ids[-1]])))
+    if max(targets) <= subject.allowed:
+        if max(contexts) <= subject.allowed:
+            raise CheckSkipped("every token has the same score, so nothing shows which one a score belongs to")
+        raise CheckFailed(
+            "changing the last id of a window does not change its score: the loss of ids[t] must be that of ids[t] "
+            "after ids[:t]; are logits and targets unshifted (logits[t] with ids[t])?"
+        )
+    if max(before) <= subject.allowed:
+        if max(contexts) <= subject.allowed:
+            raise CheckSkipped("the model reads no context, so nothing shows which token it read last")
+        raise CheckFailed(
+            "changing the token right before a target does not change the target's score, though other context does: "
+            "the logits used are not those after ids[t-1]; are they shifted twice?"
+        )
+
+
+def check_causality(subject: Subject) -> None:
+    """A token's loss stays as it is when the token and all that follow are not fed."""
+    ids = subject.draw(subject.length(12), "causality")
+    (whole,) = subject.nll(Window(ids, 1))
+    for end in range(1, len(ids)):
+        apart = gap(float(whole[end - 1]), subject.last(ids[: end + 1]))
+        if not apart <= subject.allowed:
+            raise CheckFailed(
+                f"the loss of token {end} of {len(ids)} changes by {apart:.4g} nats when it and what follows are not "
+                f"fed: it has seen its answer. Is the attention mask missing or off by one, or are the targets shifted "
+                f"the wrong way?"
+            )
+
+
+def check_start(subject: Subject) -> None:
+    """Scoring a window from a later token gives the same losses for that token and the rest."""
+    ids = subject.draw(subject.length(12), "start")
+    (whole,) = subject.nll(Window(ids, 1))
+    for start in range(2, len(ids)):
+        (part,) = subject.nll(Window(ids, start))
+        if not gap(whole[start - 1 :], part) <= subject.allowed:
+            raise CheckFailed(
+                f"scored from {start}, the losses differ by {gap(whole[start - 1 :], part):.4g} nats from the same "
+                f"tokens' losses scored from 1: ids[start:] are the tokens to score, ids[:-1] what is fed"
+            )
+
+
+def check_batch_order(subject: Subject) -> None:
+    """Windows of one length, scored together, are answered in the order given."""
+    windows = [Window(subject.draw(subject.length(8), f"order {k}"), 1) for k in range(5)]
+    alone = [subject.nll(window)[0] for window in windows]
+    for order in ((0, 1, 2, 3, 4), (4, 2, 0, 3, 1)):
+        together = subject.nll(*(windows[k] for k in order))
+        _compare(subject, [alone[k] for k in order], together, "equally long windows", "are answers in another order?")
+
+
+def check_padding(subject: Subject) -> None:
+    """A window's losses do not depend on the longer and shorter windows it is batched with."""
+    longest = subject.length(21)
+    lengths = [n for n in (5, longest, 2, 13, 3, longest - 1) if 2 <= n <= longest]
+    windows = [Window(subject.draw(n, f"padding {k}"), 1) for k, n in enumerate(lengths)]
+    windows += [Window(subject.draw(n, f"late {k}"), n - 1) for k, n in enumerate(lengths)]
+    alone = [subject.nll(window)[0] for window in windows]
+    why = (
+        "is padding attended to or scored, do position ids count it, or are answers in the order of lengths? Right "
+        "padding needs no mask in a causal model"
+    )
+    _compare(subject, alone, subject.nll(*windows), "windows of other lengths", why)
+
+
+def check_repeatable(subject: Subject) -> None:
+    """The same window has the same losses each time."""
+    window = Window(subject.draw(subject.length(16), "repeatable"), 1)
+    first, *others = (subject.nll(window)[0] for _ in range(4))
+    worst = max(gap(first, other) for other in others)
+    if not worst <= subject.allowed:
+        raise CheckFailed(
+            f"the same window scored again differs by {worst:.4g} nats: is the model in training mode (dropout), or "
+            f"something drawn while it scores? Call eval()"
+        )
+
+
+def check_stateless(subject: Subject) -> None:
+    """A window's losses do not depend on what was scored before it."""
+    ids = subject.draw(subject.length(12), "stateless")
+    window = Window(ids, 1)
+    (first,) = subject.nll(window)
+    for salt in ("between", "again"):
+        subject.nll(Window(subject.draw(subject.length(17), salt), 1))
+        subject.nll(*(Window(subject.draw(subject.length(6), f"{salt} {k}"), 1) for k in range(3)))
+        (later,) = subject.nll(window)
+        if not gap(first, later) <= subject.allowed:
+            raise CheckFailed(
+                f"a window scored again after others differs by {gap(first, later):.4g} nats: is a key-value cache or "
+                f"a recurrent state kept between calls?"
+            )
+
+
+def check_remembered(subject: Subject) -> None:
+    """The same target after another context is scored anew."""
+    target = subject.draw(1, "target")
+    for trial in range(TRIALS // 2):
+        ids = [*subject.draw(subject.length(8) - 1, f"remembered {trial}"), *target]
+        last, whole = subject.last(ids), float(subject.nll(Window(ids, 1))[0][-1])
+        if not gap(last, whole) <= subject.allowed:
+            raise CheckFailed(
+                f"a token scored alone behind its context differs by {gap(last, whole):.4g} nats from the same token "
+                f"scored with what comes before it: is a result kept by the scored tokens alone? Its key must hold all "
+                f"that was fed"
+            )
+
+
+def check_windows_kept(subject: Subject) -> None:
+    """Windows stay as they were given, and an answer as it was when the next one is made."""
+    ids = subject.draw(subject.length(9), "kept")
+    given = [Window(list(ids), 1), Window(list(ids[:2]), 1)]
+    (scores, _) = subject.scores(given)
+    before = np.array(scores.nll)
+    subject.scores([Window(subject.draw(len(ids), "kept too"), 1)])
+    if not np.array_equal(before, np.asarray(scores.nll), equal_nan=True):
+        raise CheckFailed("a later call changes the losses that an earlier one returned; give each call its own array")
+    if [list(window.ids) for window in given] != [ids, ids[:2]]:
+        raise CheckFailed("score() changed the ids of a window it was given; copy them before padding or shifting")
+
+
+def check_prefix_not_added(subject: Subject) -> None:
+    """The model is fed what the window holds: no BOS of its own in front."""
+    prefix = subject.model.prefix_id
+    if prefix is None:
+        raise CheckSkipped("the model has no prefix token")
+    if subject.model.context_length < 2:
+        raise CheckSkipped("the model reads one token at a time")
+    added, read = [], []
+    for trial in range(TRIALS // 2):
+        first, second, other = subject.draw(3, f"prefix {trial}")
+        bare = subject.last([first, second])
+        added.append(gap(bare, subject.last([prefix, first, second])))
+        read.append(gap(bare, subject.last([other, first, second])))
+    if max(added) <= subject.allowed < max(read):
+        raise CheckFailed(
+            f"a window scores the same with and without token {prefix} (prefix_id) in front, though another token in "
+            f"front matters: score() adds it by itself. The protocol puts it there where it belongs; add none"
+        )
+
+
+def check_context_limit(subject: Subject) -> None:
+    """``context_length`` tokens can be fed at once, and the first of them is read."""
+    size = subject.model.context_length
+    ids = subject.draw(size + 1, "limit")
+    try:
+        whole = _tail(subject, ids)
+    except CheckFailed:
+        raise
+    except Exception as error:
+        raise CheckFailed(
+            f"a window that feeds context_length = {size} tokens fails ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); is context_length overstated, or a token added to each window?"
+        ) from error
+    if size >= 3 and not gap(whole[:-1], _tail(subject, ids[:-1])[1:]) <= subject.allowed:
+        raise CheckFailed(
+            f"with context_length = {size} tokens fed, a token's loss is another than when one token less is fed: "
+            f"is the input cut there, or a token added to each window that then pushes out another?"
+        )
+    if np.isnan(whole).any():
+        raise CheckFailed(
+            f"a window that feeds context_length = {size} tokens has NaN losses; is the limit overstated?"
+        )
+    if size < 4 or _reach(subject, ids, whole, 0) > 0:
+        return
+    first = _first_read(subject, ids, whole)
+    if first is None:
+        raise CheckSkipped("the model reads too little context to show how much of it")
+    if size - first <= MARKOV:
+        raise CheckSkipped(
+            f"of {size} tokens the model reads only the last {size - first}; should it read more, look at what is fed"
+        )
+    strength = _reach(subject, ids, whole, first)
+    if strength > subject.allowed:  # else its memory fades, and what is zero is what rounding left of it
+        raise CheckFailed(
+            f"of {size} tokens that context_length allows, only the last {size - first} are read: changing those "
+            f"before changes nothing, changing the first of them a loss by {strength:.2g} nats. Are inputs cut to the "
+            f"model's true limit? Where an attention window does it by design, expect this failure and say so"
+        )
+
+
+MARKOV = 4
+"""Tokens of context up to which a model is taken for one that is meant to read no more."""
+
+
+def _tail(subject: Subject, ids: list[int]) -> Losses:
+    """The losses of the last two targets."""
+    return subject.nll(Window(ids, max(len(ids) - 2, 1)))[0]
+
+
+def _reach(subject: Subject, ids: list[int], whole: Losses, position: int) -> float:
+    """By how much the last losses change when four tokens from ``position`` on are others, but not the last two."""
+    changed = list(ids)
+    for at in range(position, min(position + 4, len(ids) - 2)):
+        changed[at] = _another(subject, ids[at])
+    return gap(whole, _tail(subject, changed))
+
+
+def _first_read(subject: Subject, ids: list[int], whole: Losses) -> int | None:
+    """The first position where a change still shows at the end, by bisection; None if none does."""
+    unread, read = 0, len(ids) - 6
+    if read <= unread or _reach(subject, ids, whole, read) == 0:
+        return None
+    while read - unread > 1:
+        middle = (unread + read) // 2
+        if _reach(subject, ids, whole, middle) > 0:
+            read = middle
+        else:
+            unread = middle
+    return read + 3  # of the four that change, the last alone is surely read
+
+
+def _another(subject: Subject, token: int) -> int:
+    """A token other than ``token``, by a shift that is the same each time."""
+    size = subject.model.vocab_size
+    return (token + 1 + (token + subject.seed) % max(size - 1, 1)) % size if size > 1 else token
+
+
+def _compare(subject: Subject, alone: list[Losses], together: list[Losses], others: str, why: str) -> None:
+    worst = max(gap(a, b) for a, b in zip(alone, together, strict=True))
+    if worst <= subject.allowed:
+        return
+    mixed = [
+        (i, k)
+        for (i, a), (k, b) in itertools.product(enumerate(alone), enumerate(together))
+        if i != k and a.shape == b.shape and gap(a, b) <= subject.allowed
+    ]
+    if mixed:
+        why = f"the losses of window {mixed[0][0]} came back as those of window {mixed[0][1]}; restore the order given"
+    raise CheckFailed(f"batched with {others}, losses differ by {worst:.4g} nats from those scored alone: {why}")

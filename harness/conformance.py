@@ -1,0 +1,151 @@
+"""What the checks of an adapter stand on: the model under test, its scores, and how a check fails or is skipped.
+
+A check is a function of a :class:`Subject`, named ``check_...``. It returns, or raises :class:`CheckFailed` with a
+message that tells an adapter's author where to look, or :class:`CheckSkipped` with what it would need. Checks see the
+public Model interface alone, so they judge a server behind HTTP as well as a torch module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.core import Detail, Model, TokenScores, Window
+
+__all__ = ["Check", "CheckFailed", "CheckSkipped", "Subject", "gap", "tolerance_of"]
+
+Losses = NDArray[np.float64]
+
+TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.25}
+UNKNOWN = 1e-3
+
+ENUMERATED = 4096
+"""Vocabularies up to this size are scored token by token where a whole distribution is wanted."""
+
+
+class CheckFailed(AssertionError):  # noqa: N818 - what pytest calls an outcome, not an error
+    """The adapter is wrong; the message says how that showed and what to look at."""
+
+
+class CheckSkipped(Exception):  # noqa: N818
+    """The check cannot tell anything of this model; the message says why."""
+
+
+Check = Callable[["Subject"], None]
+
+
+def tolerance_of(dtype: str) -> float:
+    """By how much, in nats per token, rounding alone may change a score computed in ``dtype``.
+
+    Another batch, length or machine sums in another order. With logits as large as 40, single precision moves
+    a score by up to 4e-5 (docs/precision.md); half precisions have steps of 1/64 (float16) and 1/8 (bfloat16) there. A
+    dtype that is not known, as of a server, is given 1e-3.
+    """
+    return TOLERANCE.get(dtype, UNKNOWN)
+
+
+def gap(a: Losses | float, b: Losses | float) -> float:
+    """The largest difference, nats, of losses or arrays of them.
+
+    Two equal infinities do not differ, NaN differs from everything.
+    """
+    with np.errstate(invalid="ignore"):
+        apart = np.where(np.equal(a, b), 0.0, np.abs(np.subtract(a, b)))
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
+
+
+@dataclass
+class Subject:
+    """The model under test.
+
+    Args:
+        build: builds it; called once, and once more by the checks of the fingerprint.
+        other: builds a model of the same kind with other weights, or None.
+        seed: of everything that is drawn.
+        tolerance: nats per token by which equal scores may differ; by default what rounding does to its dtype.
+    """
+
+    build: Callable[[], Model]
+    other: Callable[[], Model] | None = None
+    seed: int = 0
+    tolerance: float | None = None
+    _distributions: dict[tuple[int, ...], Losses | None] = field(default_factory=dict)
+
+    @cached_property
+    def model(self) -> Model:
+        return self.build()
+
+    @property
+    def allowed(self) -> float:
+        """Nats per token by which equal scores may differ."""
+        return tolerance_of(self.model.dtype) if self.tolerance is None else self.tolerance
+
+    def draw(self, length: int, salt: object = "") -> list[int]:
+        """``length`` random ids; the same for the same seed and ``salt``."""
+        generator = np.random.default_rng([self.seed, length, *str(salt).encode()])
+        return [int(i) for i in generator.integers(self.model.vocab_size, size=length)]
+
+    def length(self, wanted: int) -> int:
+        """How many ids a window may have: ``wanted``, or what the model can be fed and one target."""
+        return min(wanted, self.model.context_length + 1)
+
+    def scores(self, windows: Sequence[Window], detail: Detail | None = None) -> list[TokenScores]:
+        """The model's answer to one batch, its shapes checked."""
+        answer = list(self.model.score(windows, detail))
+        if len(answer) != len(windows):
+            raise CheckFailed(
+                f"score() was given {len(windows)} windows and answered {len(answer)}; one each is wanted"
+            )
+        for window, scores in zip(windows, answer, strict=True):
+            shape, expected = np.shape(scores.nll), (len(window.ids) - window.start,)
+            if shape != expected:
+                raise CheckFailed(
+                    f"score() returned losses of shape {shape} for a window of {len(window.ids)} ids scored from "
+                    f"{window.start}; {expected} is wanted: one per id of ids[start:]"
+                )
+        return answer
+
+    def nll(self, *windows: Window) -> list[Losses]:
+        """The losses of ``windows`` as one batch."""
+        return [np.asarray(scores.nll, dtype=np.float64) for scores in self.scores(windows)]
+
+    def last(self, ids: Sequence[int]) -> float:
+        """The loss of the last of ``ids``, alone in its batch."""
+        return float(self.nll(Window(list(ids), len(ids) - 1))[0][0])
+
+    def top(self, context: Sequence[int]) -> Losses | None:
+        """NLL of every token after ``context`` by ``Detail(top=vocab_size)``, [V]; None without such a detail."""
+        size = self.model.vocab_size
+        (scores,) = self.scores([Window([*context, 0], len(context))], Detail(top=size))
+        if scores.top_ids is None or scores.top_logprobs is None:
+            return None
+        ids, logs = np.asarray(scores.top_ids).reshape(-1), np.asarray(scores.top_logprobs).reshape(-1)
+        if sorted(ids.tolist()) != list(range(size)):
+            raise CheckFailed(
+                f"Detail(top={size}) listed {len(set(ids.tolist()))} different tokens of the {size} that vocab_size "
+                f"promises; is the vocabulary cut?"
+            )
+        nll = np.empty(size)
+        nll[ids] = -logs.astype(np.float64)
+        return nll
+
+    def distribution(self, context: Sequence[int]) -> Losses | None:
+        """NLL of every token after ``context``, [V]: each scored as a target where the vocabulary is small, else from
+        the detail; None where neither can be had."""
+        key = tuple(context)
+        if key not in self._distributions:
+            self._distributions[key] = self._whole(context)
+        return self._distributions[key]
+
+    def _whole(self, context: Sequence[int]) -> Losses | None:
+        size = self.model.vocab_size
+        if size > ENUMERATED:
+            return self.top(context)
+        windows = [Window([*context, i], len(context)) for i in range(size)]
+        step = max(1024 // len(context), 1)
+        parts = [self.nll(*windows[at : at + step]) for at in range(0, size, step)]
+        return np.concatenate([losses for part in parts for losses in part])

@@ -1,0 +1,152 @@
+"""What every command shares: errors in one line, ``--debug`` and ``--plugin`` anywhere, commands of plugins."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import click
+
+from evalgpt.core import EvalgptError, UsageError
+from evalgpt.plugins import Plugins, load_plugins
+from evalgpt.specs import visible
+
+__all__ = ["Cli", "common", "running", "state_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """An error as the terminal shows it: one line, and the exit code that scripts read."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(" ".join(message.split()))
+        vars(self)["exit_code"] = exit_code  # click reads it from the instance, and declares it for the class
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"evalgpt: error: {visible(self.format_message())}", err=True, file=file)
+
+
+class State:
+    """What the options common to all commands say."""
+
+    def __init__(self) -> None:
+        self.debug = False
+        self.extra: list[str] = []
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        plugins = load_plugins(self.extra)
+        for name, why in plugins.failures.items():
+            click.echo(f"evalgpt: warning: plugin {name} failed to load and is left out: {visible(why)}", err=True)
+        return plugins
+
+
+class Cli(click.Group):
+    """Turns every failure into one line and an exit code, and adds the commands of plugins."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        command = [info_name or "evalgpt", *args]
+        with _in_one_line(lambda: "--debug" in command):
+            ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta["evalgpt.command"] = command
+        return ctx
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _in_one_line(lambda: state_of(ctx).debug):
+            return super().invoke(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._from_plugins(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or self._from_plugins(ctx).get(cmd_name)
+
+    def _from_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
+        plugins = state_of(ctx).plugins
+        found: dict[str, click.Command] = {}
+        for name, plugin in plugins.manager.list_name_plugin():
+            others = [other for other in plugins.manager.get_plugins() if other is not plugin]
+            group = click.Group()
+            try:
+                plugins.manager.subset_hook_caller("register_commands", remove_plugins=others)(cli=group)
+            except Exception as error:  # one plugin's commands are not worth all the others
+                why = visible(" ".join(f"{type(error).__name__}: {error}".split()))
+                click.echo(f"evalgpt: warning: plugin {name} cannot add its commands: {why}", err=True)
+                continue
+            for command in group.commands:
+                if command in self.commands or command in found:
+                    raise UsageError(f"plugin {name} adds the command {command!r}, which is there already")
+            found |= group.commands
+        return found
+
+
+@contextlib.contextmanager
+def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
+    """Turn what is raised inside into one line and an exit code, unless ``debug()``."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "evalgpt"
+        raise Failure(f"{error.format_message()} See {where} --help", 2) from None
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if debug() or (isinstance(error, OSError) and error.errno == errno.EPIPE):
+            raise
+        if isinstance(error, EvalgptError):
+            raise Failure(str(error), error.exit_code) from None
+        # A bug, here or in a plugin, or a machine at its limits: still one line.
+        raise Failure(f"{type(error).__name__}: {error} (unexpected; --debug shows where)", 1) from None
+
+
+def state_of(ctx: click.Context) -> State:
+    state: State = ctx.find_root().ensure_object(State)
+    return state
+
+
+def common(function: F) -> F:
+    """Options that every command takes, before or after its name."""
+
+    def debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        state_of(ctx).debug |= value
+
+    def plugin(ctx: click.Context, _: click.Parameter, value: Sequence[str]) -> None:
+        state_of(ctx).extra += value
+
+    function = click.option(
+        "--debug", is_flag=True, expose_value=False, is_eager=True, callback=debug, help="Show tracebacks."
+    )(function)
+    return click.option(
+        "--plugin",
+        metavar="FILE_OR_MODULE",
+        multiple=True,
+        expose_value=False,
+        is_eager=True,
+        callback=plugin,
+        help="Load a plugin that is not installed; may be given several times.",
+    )(function)
+
+
+def running(function: F) -> F:
+    """Options of the commands that run models."""
+    for option in reversed(
+        [
+            click.option("-p", "--protocol", metavar="SPEC", help="Which tokens are scored; see 'protocols'."),
+            click.option("--context", type=int, metavar="TOKENS", help="Tokens fed at once (the protocol's L)."),
+            click.option("--stride", type=int, metavar="TOKENS", help="Tokens between windows (the protocol's S)."),
+            click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
+            click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]"),
+            click.option("--batch-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens per batch, padded."),
+            click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+        ]
+    ):
+        function = option(function)
+    return function

@@ -1,0 +1,182 @@
+"""The conformance kit: is an adapter right? For plugin authors' own tests, and behind ``evalgpt check``.
+
+In a test module::
+
+    from evalgpt import testing
+
+    @testing.parametrize(lambda: MyModel(seed=1), other=lambda: MyModel(seed=2))
+    def test_my_model(check):
+        check()
+
+Without pytest, :func:`run_checks` gives an :class:`Outcome` for each. The idea of small named checks with expected
+failures that must have a reason is scikit-learn's (``sklearn.utils.estimator_checks``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Any, Literal
+
+import msgspec
+
+from evalgpt import checks_distribution, checks_score, checks_text
+from evalgpt.conformance import Check, CheckFailed, CheckSkipped, Subject, tolerance_of
+from evalgpt.core import EvalgptError, Model, UsageError
+
+__all__ = [
+    "CHECKS",
+    "CheckFailed",
+    "CheckSkipped",
+    "Checked",
+    "Outcome",
+    "Subject",
+    "names",
+    "parametrize",
+    "run_check",
+    "run_checks",
+    "tolerance_of",
+]
+
+
+def _checks(*modules: ModuleType) -> dict[str, Check]:
+    return {
+        name.removeprefix("check_"): getattr(module, name)
+        for module in modules
+        for name in vars(module)
+        if name.startswith("check_") and name in module.__all__
+    }
+
+
+CHECKS: Mapping[str, Check] = _checks(checks_text, checks_score, checks_distribution)
+"""Every check by name, in the order in which they run."""
+
+Status = Literal["passed", "failed", "skipped", "expected", "unexpected"]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one check: ``expected`` failed as announced, ``unexpected`` passed though a failure was."""
+
+    check: str
+    status: Status
+    message: str
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        return self.status in ("passed", "skipped", "expected")
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``evalgpt check -o`` writes."""
+
+    schema: Literal["evalgpt.check/1"] = "evalgpt.check/1"
+    model: str
+    fingerprint: str
+    seed: int
+    tolerance: float
+    outcomes: list[Outcome]
+
+
+def names(wanted: Iterable[str]) -> list[str]:
+    """The checks in ``wanted``, all without any.
+
+    Raises:
+        UsageError: there is no such check.
+    """
+    chosen = list(wanted) or list(CHECKS)
+    for name in chosen:
+        if name not in CHECKS:
+            raise UsageError(f"there is no check {name!r}; known: {', '.join(CHECKS)}")
+    return chosen
+
+
+def run_checks(
+    subject: Subject, *, only: Iterable[str] = (), expected: Mapping[str, str] | None = None
+) -> Iterator[Outcome]:
+    """Run the checks one after the other; ``expected`` gives a reason for each check that is known to fail.
+
+    Raises:
+        UsageError: a name that is no check's.
+    """
+    expected = expected or {}
+    names(expected)
+    for name in names(only):
+        yield run_check(subject, name, expected.get(name))
+
+
+def run_check(subject: Subject, name: str, reason: str | None = None) -> Outcome:
+    """Run one check; ``reason`` is why it is expected to fail.
+
+    Raises:
+        EvalgptError: the model could not be built at all.
+    """
+    _ = subject.model  # a model that cannot be built is no finding about one
+    began = time.perf_counter()
+    status: Status = "passed"
+    message = ""
+    try:
+        CHECKS[name](subject)
+    except CheckSkipped as skipped:
+        status, message = "skipped", str(skipped)
+    except CheckFailed as failed:
+        status, message = "failed", str(failed)
+    except Exception as error:  # the adapter's own, whatever it is
+        told = str(error) if isinstance(error, EvalgptError) else f"{type(error).__name__}: {error}"
+        status, message = "failed", f"the adapter raised {' '.join(told.split())}"
+    if reason is not None and status != "skipped":
+        status = "expected" if status == "failed" else "unexpected"
+        message = f"{reason} ({message})" if message else f"expected to fail ({reason}), and passed"
+    return Outcome(check=name, status=status, message=message, seconds=time.perf_counter() - began)
+
+
+def parametrize(
+    build: Callable[[], Model],
+    *,
+    other: Callable[[], Model] | None = None,
+    expected: Mapping[str, str] | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> Any:
+    """A pytest decorator that gives a test function every check as its argument ``check``, to be called.
+
+    The ids are the names of the checks. A check named in ``expected`` must fail (a strict xfail with its reason); one
+    that cannot tell skips with what it would need.
+
+    Args:
+        build: builds the model, at the first check that runs.
+        other: builds a model of the same kind with other weights.
+        expected: for each check that is known to fail, why.
+        seed: of everything that is drawn.
+        tolerance: nats per token by which equal scores may differ; by default what rounding does to the model's dtype.
+
+    Raises:
+        UsageError: ``expected`` names no check.
+    """
+    import pytest
+
+    expected = expected or {}
+    names(expected)
+    subject = Subject(build, other, seed, tolerance)
+
+    def bound(check: Check) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                check(subject)
+            except CheckSkipped as skipped:
+                pytest.skip(str(skipped))
+
+        return run
+
+    return pytest.mark.parametrize(
+        "check",
+        [
+            pytest.param(
+                bound(check),
+                id=name,
+                marks=[pytest.mark.xfail(reason=expected[name], strict=True)] if name in expected else [],
+            )
+            for name, check in CHECKS.items()
+        ],
+    )

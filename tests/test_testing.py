@@ -1,0 +1,180 @@
+"""The conformance kit: every broken adapter is caught by a named check, no sound one fails any."""
+
+import pytest
+from broken_models import BROKEN, FIRST_SIXTEEN
+from models import BytesModel
+from sound_models import SOUND
+
+from evalgpt import EvaluationError, UsageError, testing
+from evalgpt.testing import CHECKS, CheckFailed, Subject, run_check, run_checks
+
+CAUGHT_BY = {
+    "no-causal-mask": "causality",
+    "causal-mask-off-by-one": "causality",
+    "padding-attended-to": "padding",
+    "padding-makes-nan": "padding",
+    "padding-scored": "padding",
+    "positions-wrong-under-padding": "padding",
+    "targets-unshifted": "shift",
+    "targets-already-read": "normalised",
+    "shifted-twice": "shift",
+    "shifted-twice-one-short": "losses",
+    "start-off-by-one": "causality",
+    "start-ignored": "start",
+    "dropout-left-on": "repeatable",
+    "log-base-2": "normalised",
+    "raw-logits": "normalised",
+    "softmax-over-batch": "batch_order",
+    "softmax-over-positions": "normalised",
+    "temperature-in-numerator-only": "normalised",
+    "normalizer-over-first-200": "normalised",
+    "vocabulary-head-cut": "vocabulary",
+    "vocabulary-ids-clamped": "vocabulary",
+    "log-likelihoods": "losses",
+    "averages": "start",
+    "greedy-choice-scored": "shift",
+    "nll-rounded": "losses",
+    "log-probs-in-float16": "losses",
+    "batch-order-lost": "padding",
+    "batch-order-of-equals-reversed": "batch_order",
+    "cache-kept": "stateless",
+    "running-statistic": "stateless",
+    "memo-forgets-context": "remembered",
+    "buffer-reused": "windows_kept",
+    "mutates-ids": "windows_kept",
+    "returns-tensors": "losses",
+    "rank-from-one": "detail",
+    "entropy-in-bits": "detail",
+    "top-unsorted": "detail",
+    "top-not-logs": "detail",
+    "detail-misaligned": "detail",
+    "limit-overstated": "context_limit",
+    "limit-overstated-by-one": "context_limit",
+    "limit-keeps-last-24": "context_limit",
+    "vocabulary-overstated": "vocabulary",
+    "prefix-outside-vocabulary": "attributes",
+    "bos-encoded": "no_special_tokens",
+    "bos-always-fed": "context_limit",
+    "bos-fed-when-missing": "prefix_not_added",
+    "fingerprint-constant": "fingerprint_follows_weights",
+    "fingerprint-of-config": "fingerprint_follows_weights",
+    "fingerprint-random": "fingerprint_stable",
+    "fingerprint-moves-with-use": "fingerprint_stable",
+    "weights-unseeded": "fingerprint_stable",
+    "weights-unseeded-fingerprint-of-seed": "fingerprint_stable",
+    "encode-lower-cases": "round_trip",
+    "encode-strips": "round_trip",
+    "encode-truncates": "encode_whole",
+    "encode-adds-eos": "no_special_tokens",
+    "encode-reads-specials": "special_text",
+    "spans-of-characters": "byte_spans",
+    "spans-shifted": "byte_spans",
+    "decode-drops-spaces": "round_trip",
+    "decode-strips": "round_trip",
+    "decode-drops-invalid": "byte_spans",
+    "decode-token-by-token": "round_trip",
+}
+
+INVISIBLE = {
+    "context-ignored": "a model of the last token alone is a model, and its weights could be meant so",
+    "limit-clamps-positions": "it gives the probabilities of some model; no score tells that another was meant",
+    "fingerprint-salted": "the same within one process; verify sees it in the next",
+}
+"""What the public interface cannot show, and why."""
+
+
+def subject(build, seed=0):
+    return Subject(lambda: build(seed), lambda: build(seed + 1000), seed)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.usefixtures("one_thread")
+def test_every_broken_adapter_is_caught_by_its_check(name):
+    if name in INVISIBLE:
+        assert not [o for o in run_checks(subject(BROKEN[name])) if o.status == "failed"]
+        return
+    for seed in range(3):
+        outcome = run_check(subject(BROKEN[name], seed), CAUGHT_BY[name])
+        assert outcome.status == "failed", outcome
+        assert len(outcome.message) > 30
+
+
+def test_the_sixteen_classic_mistakes_are_among_the_caught():
+    assert len(set(FIRST_SIXTEEN)) == 16
+    assert set(FIRST_SIXTEEN) <= set(CAUGHT_BY)
+    assert set(CAUGHT_BY) | set(INVISIBLE) == set(BROKEN)
+
+
+@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.usefixtures("one_thread")
+def test_no_check_fails_on_a_sound_adapter_over_twenty_seeds(name):
+    for seed in range(20):
+        failed = [outcome for outcome in run_checks(subject(SOUND[name], seed)) if outcome.status == "failed"]
+        assert not failed, (seed, failed)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_no_check_is_skipped_on_a_model_that_can_show_everything():
+    assert {outcome.status for outcome in run_checks(subject(SOUND["sound"]))} == {"passed"}
+
+
+def test_skipped_checks_say_what_they_would_need():
+    outcomes = {o.check: o for o in run_checks(Subject(lambda: SOUND["nll-only"](0)))}
+    assert "--other" in outcomes["fingerprint_follows_weights"].message
+    assert "detail" in outcomes["detail"].message
+    assert outcomes["normalised"].status == "passed"  # scored token by token
+
+
+def test_every_check_says_what_it_asserts():
+    for check in CHECKS.values():
+        assert check.__doc__.strip().endswith(".")
+
+
+@testing.parametrize(lambda: SOUND["sound"](3), other=lambda: SOUND["sound"](4))
+def test_parametrize_gives_pytest_each_check(check):
+    check()
+
+
+@testing.parametrize(
+    lambda: BROKEN["encode-strips"](3),
+    expected={"round_trip": "strips by design", "byte_spans": "and its spans with it"},
+)
+def test_parametrize_expects_failures_that_have_a_reason(check):
+    check()
+
+
+def test_the_ids_of_parametrize_are_the_names_of_the_checks():
+    mark = testing.parametrize(lambda: SOUND["sound"](3), expected={"round_trip": "a reason"})
+    cases = mark.args[1]
+    assert [case.id for case in cases] == list(CHECKS)
+    (expected,) = [case for case in cases if case.marks]
+    assert expected.id == "round_trip"
+    assert expected.marks[0].kwargs == {"reason": "a reason", "strict": True}
+
+
+def test_an_expected_failure_that_passes_is_no_success():
+    outcome = run_check(subject(SOUND["sound"]), "round_trip", "thought to be lossy")
+    assert outcome.status == "unexpected"
+    assert not outcome.good
+
+
+def test_unknown_checks_are_named():
+    with pytest.raises(UsageError, match="no check 'roundtrip'; known: attributes, "):
+        list(run_checks(subject(SOUND["sound"]), only=["roundtrip"]))
+    with pytest.raises(UsageError, match="no check 'roundtrip'"):
+        testing.parametrize(lambda: SOUND["sound"](0), expected={"roundtrip": "x"})
+
+
+def test_what_an_adapter_raises_is_told():
+    def loss(*_):
+        raise EvaluationError("the server is busy")
+
+    outcome = run_check(Subject(lambda: BytesModel(loss)), "causality")
+    assert outcome.status == "failed"
+    assert outcome.message == "the adapter raised the server is busy"
+
+
+def test_a_failed_check_is_an_assertion_error():
+    with pytest.raises(CheckFailed) as caught:
+        CHECKS["causality"](subject(BROKEN["no-causal-mask"]))
+    assert isinstance(caught.value, AssertionError)
