@@ -74,6 +74,7 @@ class HFModel(TorchModel):
         self._tokenizer = HFTokenizer(source.path, arguments)
         self.module, unused = _load(source.path, arguments, torch_dtype)
         config = self.module.config.get_text_config(decoder=True)
+        self.trained = True
         self.fingerprint = fingerprint(self.module.state_dict().items(), extra=_architecture(config))
         self.module.eval().to(self.torch_device)
         self.name = name

@@ -6,6 +6,7 @@ import hashlib
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,13 +15,14 @@ import msgspec
 from evalgpt import environment
 from evalgpt.core import Document, Model, Row, Task, UsageError
 from evalgpt.engine import DEFAULT_BATCH_TOKENS, Progress, Result, score_documents
-from evalgpt.metrics import Ledger, ledger, measure
+from evalgpt.metrics import Ledger, Metrics, ledger, measure
 from evalgpt.plugins import default_plugins
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, TaskInfo, Timing, row_info
 from evalgpt.specs import printable
+from evalgpt.verdicts import judge
 
-__all__ = ["batch_size", "evaluate", "make_report"]
+__all__ = ["Numbers", "batch_size", "evaluate", "make_report", "numbers_of", "text_hash"]
 
 
 def evaluate(
@@ -64,20 +66,43 @@ def evaluate(
     bound = protocol.bind(model)
     _model_info(model)  # what a report cannot hold is better known before the work than after it
     result = score_documents(model, task.documents(), bound, batch_tokens=batch_tokens, progress=progress)
-    counted = ledger(result.rows)
+    numbers = numbers_of(bound, task, result.rows)
     return Evaluation(
         model=_model_info(model),
         task=_task_info(task, result.documents),
         protocol=ProtocolInfo(name=bound.name, source=bound.source, settings=bound.settings()),
-        metrics=measure(result.rows),
-        splits={s: measure(rows) for s, rows in _by_split(result.rows).items() if s},
-        peer=_finite(bound.peer(result.rows)),
-        task_metrics=_finite(task.metrics(result.rows)),
-        ledger=counted,
-        notes=_notes(bound, result, counted),
+        metrics=numbers.metrics,
+        splits=numbers.splits,
+        peer=numbers.peer,
+        task_metrics=numbers.task_metrics,
+        ledger=numbers.ledger,
+        notes=_notes(bound, result, numbers.ledger),
+        verdicts=judge(model, result.rows, numbers.metrics, numbers.ledger),
         batch_tokens=batch_tokens,
-        timing=_timing(result, counted),
+        timing=_timing(result, numbers.ledger),
         rows=[row_info(row, tokens=tokens) for row in result.rows],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Everything in an evaluation that follows from its rows."""
+
+    metrics: Metrics
+    splits: dict[str, Metrics]
+    peer: dict[str, float | None]
+    task_metrics: dict[str, float | None]
+    ledger: Ledger
+
+
+def numbers_of(protocol: Protocol, task: Task, rows: Sequence[Row]) -> Numbers:
+    """The numbers of ``rows``, scored under ``protocol``, as bound to their model."""
+    return Numbers(
+        metrics=measure(rows),
+        splits={split: measure(part) for split, part in _by_split(rows).items() if split},
+        peer=_finite(protocol.peer(rows)),
+        task_metrics=_finite(task.metrics(rows)),
+        ledger=ledger(rows),
     )
 
 
@@ -134,6 +159,7 @@ def _model_info(model: Model) -> ModelInfo:
         prefix_id=prefix,
         prefix=None if prefix is None else model.decode([prefix]),
         adds_bos=bool(model.adds_bos),
+        trained=None if model.trained is None else bool(model.trained),
         device=model.device,
         dtype=model.dtype,
         **plain,
@@ -153,11 +179,12 @@ def _task_info(task: Task, documents: Sequence[Document]) -> TaskInfo:
         documents=len(documents),
         characters=sum(len(d.text) for d in documents),
         bytes=sum(len(d.text.encode()) for d in documents),
-        sha256=_text_hash(documents),
+        sha256=text_hash(documents),
     )
 
 
-def _text_hash(documents: Sequence[Document]) -> str:
+def text_hash(documents: Sequence[Document]) -> str:
+    """The hash by which a report knows its text; see :class:`~evalgpt.report.TaskInfo`."""
     if len(documents) == 1 and not documents[0].context:
         return hashlib.sha256(documents[0].text.encode()).hexdigest()
     digest = hashlib.sha256()

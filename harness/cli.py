@@ -2,164 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import inspect
 import io
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
-from evalgpt.core import EvalgptError, UsageError
-from evalgpt.plugins import Plugins, load_plugins
+from evalgpt.plugins import load_plugins
+from evalgpt.shell import Cli, common, running, state_of
 from evalgpt.specs import visible
 
 __all__ = ["cli", "main"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Failure(click.ClickException):
-    """An error as the terminal shows it: one line, and the exit code that scripts read."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(" ".join(message.split()))
-        vars(self)["exit_code"] = exit_code  # click reads it from the instance, and declares it for the class
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"evalgpt: error: {visible(self.format_message())}", err=True, file=file)
-
-
-class State:
-    """What the options common to all commands say."""
-
-    def __init__(self) -> None:
-        self.debug = False
-        self.extra: list[str] = []
-
-    @cached_property
-    def plugins(self) -> Plugins:
-        plugins = load_plugins(self.extra)
-        for name, why in plugins.failures.items():
-            click.echo(f"evalgpt: warning: plugin {name} failed to load and is left out: {visible(why)}", err=True)
-        return plugins
-
-
-class Cli(click.Group):
-    """Turns every failure into one line and an exit code, and adds the commands of plugins."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        command = [info_name or "evalgpt", *args]
-        with _in_one_line(lambda: "--debug" in command):
-            ctx = super().make_context(info_name, args, parent, **extra)
-        ctx.meta["evalgpt.command"] = command
-        return ctx
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _in_one_line(lambda: _state(ctx).debug):
-            return super().invoke(ctx)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self._from_plugins(ctx)})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name) or self._from_plugins(ctx).get(cmd_name)
-
-    def _from_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
-        plugins = _state(ctx).plugins
-        found: dict[str, click.Command] = {}
-        for name, plugin in plugins.manager.list_name_plugin():
-            others = [other for other in plugins.manager.get_plugins() if other is not plugin]
-            group = click.Group()
-            try:
-                plugins.manager.subset_hook_caller("register_commands", remove_plugins=others)(cli=group)
-            except Exception as error:  # one plugin's commands are not worth all the others
-                why = visible(" ".join(f"{type(error).__name__}: {error}".split()))
-                click.echo(f"evalgpt: warning: plugin {name} cannot add its commands: {why}", err=True)
-                continue
-            for command in group.commands:
-                if command in self.commands or command in found:
-                    raise UsageError(f"plugin {name} adds the command {command!r}, which is there already")
-            found |= group.commands
-        return found
-
-
-@contextlib.contextmanager
-def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
-    """Turn what is raised inside into one line and an exit code, unless ``debug()``."""
-    try:
-        yield
-    except click.exceptions.NoArgsIsHelpError:
-        raise
-    except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "evalgpt"
-        raise Failure(f"{error.format_message()} See {where} --help", 2) from None
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
-        raise
-    except Exception as error:
-        if debug() or (isinstance(error, OSError) and error.errno == errno.EPIPE):
-            raise
-        if isinstance(error, EvalgptError):
-            raise Failure(str(error), error.exit_code) from None
-        # A bug, here or in a plugin, or a machine at its limits: still one line.
-        raise Failure(f"{type(error).__name__}: {error} (unexpected; --debug shows where)", 1) from None
-
-
-def _state(ctx: click.Context) -> State:
-    state: State = ctx.find_root().ensure_object(State)
-    return state
-
-
-def _common(function: F) -> F:
-    """Options that every command takes, before or after its name."""
-
-    def debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-        _state(ctx).debug |= value
-
-    def plugin(ctx: click.Context, _: click.Parameter, value: Sequence[str]) -> None:
-        _state(ctx).extra += value
-
-    function = click.option(
-        "--debug", is_flag=True, expose_value=False, is_eager=True, callback=debug, help="Show tracebacks."
-    )(function)
-    return click.option(
-        "--plugin",
-        metavar="FILE_OR_MODULE",
-        multiple=True,
-        expose_value=False,
-        is_eager=True,
-        callback=plugin,
-        help="Load a plugin that is not installed; may be given several times.",
-    )(function)
-
-
-def _running(function: F) -> F:
-    """Options of the commands that run models."""
-    for option in reversed(
-        [
-            click.option("-p", "--protocol", metavar="SPEC", help="Which tokens are scored; see 'protocols'."),
-            click.option("--context", type=int, metavar="TOKENS", help="Tokens fed at once (the protocol's L)."),
-            click.option("--stride", type=int, metavar="TOKENS", help="Tokens between windows (the protocol's S)."),
-            click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
-            click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]"),
-            click.option("--batch-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens per batch, padded."),
-            click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
-        ]
-    ):
-        function = option(function)
-    return function
-
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="evalgpt", message="evalgpt %(version)s")
-@_common
+@common
 def cli() -> None:
     """Measure how well language models predict text: loss, perplexity and bits per byte.
 
@@ -173,10 +35,10 @@ def cli() -> None:
 @cli.command()
 @click.option("-m", "--model", "models", metavar="SPEC", multiple=True, required=True, help="A model; see 'models'.")
 @click.option("-t", "--task", "tasks", metavar="SPEC", multiple=True, required=True, help="A task; see 'tasks'.")
-@_running
+@running
 @click.option("-o", "--output", metavar="FILE", help="Write the report as JSON; - for standard output.")
 @click.option("--tokens/--no-tokens", default=True, help="Keep ids and losses of single tokens in the report.")
-@_common
+@common
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:
     """Measure one or more models on one or more tasks.
@@ -190,7 +52,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from evalgpt.run import RunOptions, run_all
 
-    state = _state(ctx)
+    state = state_of(ctx)
     code = run_all(state.plugins, RunOptions(**options, debug=state.debug), ctx.find_root().meta["evalgpt.command"])
     ctx.exit(code)
 
@@ -201,12 +63,12 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     "-m", "--model", "models", metavar="SPEC", multiple=True, help="A model to run; the first is the baseline."
 )
 @click.option("-t", "--task", "tasks", metavar="SPEC", multiple=True, help="A task to run them on.")
-@_running
+@running
 @click.option("--kl", is_flag=True, help="Also the KL divergence from the baseline (one vocabulary).")
 @click.option("--fail-if-worse", type=float, metavar="X", help="Exit 1 if worse by more than X bits per byte.")
 @click.option("-o", "--output", metavar="FILE", help="Write the comparison as JSON; - for standard output.")
 @click.option("--save-report", metavar="FILE", help="Keep the report of the runs.")
-@_common
+@common
 @click.pass_context
 def compare(ctx: click.Context, /, **options: Any) -> None:
     """Compare models on the same text: which is better, by how much, and how sure.
@@ -221,13 +83,98 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
     """
     from evalgpt.run_compare import CompareOptions, compare_all
 
-    code = compare_all(_state(ctx).plugins, CompareOptions(**options), ctx.find_root().meta["evalgpt.command"])
+    code = compare_all(state_of(ctx).plugins, CompareOptions(**options), ctx.find_root().meta["evalgpt.command"])
     ctx.exit(code)
 
 
 @cli.command()
+@click.argument("model", metavar="[SPEC]", required=False)
+@click.option("--other", metavar="SPEC", help="The same kind of model with other weights, for the fingerprint.")
+@click.option("--only", multiple=True, metavar="NAME", help="Run this check alone; may be given several times.")
+@click.option("--expect", multiple=True, metavar="NAME=REASON", help="This check is known to fail, and why.")
+@click.option("--list", "listing", is_flag=True, help="List the checks, and what each asserts.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random texts that are scored.")
+@click.option("--tolerance", type=float, metavar="NATS", help="By which equal scores may differ.  [default: by dtype]")
+@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+@click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]")
+@click.option("-o", "--output", metavar="FILE", help="Write the outcomes as JSON; - for standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+@common
+@click.pass_context
+def check(ctx: click.Context, /, model: str | None, listing: bool, **options: Any) -> None:
+    """Check an adapter: shift, causality, padding, probabilities, tokenizer, fingerprint.
+
+    Each check says what to look at when it fails; the exit code is then 1. Wrong adapters give plausible numbers.
+
+    \b
+    Try:  evalgpt check scratch
+          evalgpt check --plugin my_plugin.py my-model:seed=1 --other my-model:seed=2
+          evalgpt check hf:./my-model --expect round_trip="lower-cases by design"
+    """
+    from evalgpt.run_check import CheckOptions, check_all, list_checks
+
+    if listing:
+        list_checks()
+    elif model is None:
+        raise click.UsageError("Missing argument 'SPEC'.", ctx)
+    else:
+        ctx.exit(check_all(state_of(ctx).plugins, CheckOptions(model=model, **options)))
+
+
+@cli.command()
+@click.argument("reports", nargs=2, metavar="A B")
+@click.option(
+    "--number-a", metavar="NAME", help="A's number, as loss or word_perplexity.  [default: its tool's headline]"
+)
+@click.option("--number-b", metavar="NAME", help="B's number.")
+@click.option("-o", "--output", metavar="FILE", help="Write the steps as JSON; - for standard output.")
+@common
+def explain_difference(
+    reports: tuple[str, str], number_a: str | None, number_b: str | None, output: str | None
+) -> None:
+    """Explain why two reports of one text have different perplexities.
+
+    The gap is taken apart into averaging, unscored tokens, prefix, context, tokenizer and dtype, from the losses of
+    single tokens that the reports keep. The parts sum to the whole.
+
+    \b
+    Try:  evalgpt run -m scratch -t story -p lm-eval -o a.json
+          evalgpt run -m scratch -t story -p hf-strided -o b.json
+          evalgpt explain-difference a.json b.json
+    """
+    from evalgpt.run_difference import explain_all
+
+    explain_all(reports, (number_a, number_b), output)
+
+
+@cli.command()
 @click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
-@_common
+@click.option("--quick", is_flag=True, help="Score a random sample of the windows again, not all.")
+@click.option("--windows", type=click.IntRange(min=1), default=16, show_default=True, help="How many for --quick.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample.")
+@click.option("--tolerance", type=float, metavar="NATS", help="By which a loss may differ.  [default: by dtype]")
+@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+@common
+@click.pass_context
+def verify(ctx: click.Context, /, **options: Any) -> None:
+    """Make a report's evaluations again and compare: weights, text, windows, every loss, every number.
+
+    Exit code 0 only if all of it holds. The specs in the report are built again here, so relative paths are looked for
+    from this folder.
+
+    \b
+    Try:  evalgpt verify report.json
+          evalgpt verify report.json --quick --windows 8
+    """
+    from evalgpt.run_verify import VerifyOptions, verify_all
+
+    ctx.exit(verify_all(state_of(ctx).plugins, VerifyOptions(**options)))
+
+
+@cli.command()
+@click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
+@common
 def show(reports: Sequence[str]) -> None:
     """Print the table of a report again; - reads standard input."""
     from evalgpt.render import print_evaluations
@@ -239,7 +186,7 @@ def show(reports: Sequence[str]) -> None:
 
 @cli.command()
 @click.argument("what", type=click.Choice(["report", "comparison"]), default="report")
-@_common
+@common
 def schema(what: str) -> None:
     """Print the JSON Schema of a report, or of a comparison."""
     import json
@@ -253,10 +200,10 @@ def schema(what: str) -> None:
 def _listing(kind: str, doc: str) -> None:
     @cli.command(f"{kind}s", help=doc)
     @click.argument("names", nargs=-1, metavar="[NAME]...")
-    @_common
+    @common
     @click.pass_context
     def listing(ctx: click.Context, names: Sequence[str]) -> None:
-        plugins = _state(ctx).plugins
+        plugins = state_of(ctx).plugins
         for name in names or sorted(plugins.entries[kind]):
             entry = plugins.find(kind, name)
             _, _, body = inspect.cleandoc(entry.factory.__doc__ or "").partition("\n\n")
@@ -277,11 +224,11 @@ _listing("protocol", "Describe the protocols: which tokens are scored, and from 
 
 
 @cli.command()
-@_common
+@common
 @click.pass_context
 def plugins(ctx: click.Context) -> None:
     """List the plugins: what each adds, and which failed to load."""
-    loaded = load_plugins(_state(ctx).extra)
+    loaded = load_plugins(state_of(ctx).extra)
     for plugin, _ in loaded.manager.list_name_plugin():
         adds = [
             f"{kind} {entry.name}"

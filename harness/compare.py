@@ -15,16 +15,31 @@ from evalgpt.core import UsageError
 from evalgpt.metrics import token_bytes, token_sums
 from evalgpt.report import Evaluation, RowInfo, Tokenized, describe_protocol
 from evalgpt.statistics import Estimate, ratio_estimate
+from evalgpt.verdicts import Verdict
 
-__all__ = ["SCHEMA", "Comparison", "Comparisons", "Divergence", "Side", "compare", "pairs_of", "summarise"]
+__all__ = [
+    "SCHEMA",
+    "Comparison",
+    "Comparisons",
+    "Divergence",
+    "Side",
+    "Spans",
+    "align",
+    "compare",
+    "pairs_of",
+    "summarise",
+]
 
 SCHEMA: Final = "evalgpt.comparison/1"
+
+EXPLAIN = ", or see what the difference makes with evalgpt explain-difference"
 
 PERCENTILES = (1, 5, 50, 90, 95, 99)
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the two, over what both scored. ``loss`` and ``perplexity`` are per token of its own tokenizer."""
+    """One of the two, over what both scored. ``loss`` and ``perplexity`` are per token of its own tokenizer;
+    ``verdicts`` name what looks wrong with its evaluation."""
 
     model: str
     fingerprint: str
@@ -34,6 +49,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     perplexity: float | None
     bits_per_byte: Estimate
     left_out_bytes: int
+    verdicts: list[Verdict] = []
 
 
 class Divergence(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +94,7 @@ class Comparisons(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Spans:
+class Spans:
     """Per unit: both losses in nats, bytes, tokens of each side, and the document's number."""
 
     nll: tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -122,7 +138,7 @@ def compare(baseline: Evaluation, candidate: Evaluation) -> Comparison:
     """
     _check_same(baseline, candidate)
     same = _same_tokens(baseline, candidate)
-    spans = _align(baseline, candidate, same)
+    spans = align(baseline, candidate, same)
     if not len(spans.bytes):
         raise UsageError("no stretch of the text was scored by both, so there is nothing to compare")
     bits = [nll / math.log(2) for nll in spans.nll]
@@ -170,11 +186,11 @@ def _check_same(a: Evaluation, b: Evaluation) -> None:
     if a.task.sha256 != b.task.sha256:
         refuse("task.sha256", a.task.sha256[:12], b.task.sha256[:12], ", so the texts differ")
     if a.protocol.name != b.protocol.name:
-        refuse("protocol.name", a.protocol.name, b.protocol.name, "; run both with the same --protocol")
+        refuse("protocol.name", a.protocol.name, b.protocol.name, f"; run both with the same --protocol{EXPLAIN}")
     for key in sorted({*a.protocol.settings, *b.protocol.settings}):
         one, other = a.protocol.settings.get(key), b.protocol.settings.get(key)
         if one != other:
-            refuse(f"protocol.settings.{key}", one, other, f"; give both runs the same {key}")
+            refuse(f"protocol.settings.{key}", one, other, f"; give both runs the same {key}{EXPLAIN}")
     names = [[(row.split, row.sha256) for row in e.rows] for e in (a, b)]
     if names[0] != names[1]:
         refuse("rows", f"{len(a.rows)} texts", f"{len(b.rows)} others")
@@ -201,7 +217,14 @@ def _tokenized(evaluation: Evaluation) -> list[Tokenized]:
     return [row.tokenized for row in evaluation.rows if row.tokenized is not None]
 
 
-def _align(a: Evaluation, b: Evaluation, same: bool) -> _Spans:
+def align(a: Evaluation, b: Evaluation, same: bool = False) -> Spans:
+    """What both scored of one text: token by token where they are the ``same``, else by shared byte positions.
+
+    Raises:
+        UsageError: a tokenizer cannot tell where its tokens lie, or the two cut the text into other pieces.
+    """
+    if len(a.rows) != len(b.rows):
+        raise UsageError(f"the text is cut into {len(a.rows)} pieces on one side and {len(b.rows)} on the other")
     # A group of documents (a minimal pair) is one observation: its texts are nearly the same.
     documents = {name: number for number, name in enumerate(dict.fromkeys(row.group or row.id for row in a.rows))}
     parts = []
@@ -225,7 +248,7 @@ def _align(a: Evaluation, b: Evaluation, same: bool) -> _Spans:
     def joined(column: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         return np.concatenate(column)[order]
 
-    return _Spans(
+    return Spans(
         nll=(joined([p.nll[0] for p in parts]), joined([p.nll[1] for p in parts])),
         tokens=(joined([p.tokens[0] for p in parts]), joined([p.tokens[1] for p in parts])),
         bytes=joined([p.bytes for p in parts]),
@@ -239,7 +262,7 @@ def _sum_over(
     losses: tuple[NDArray[np.float64], NDArray[np.float64]],
     widths: NDArray[np.float64],
     document: int,
-) -> _Spans:
+) -> Spans:
     """Sums per stretch between ``edges``; only stretches of which both sides scored every token, and had one."""
     count = len(edges) - 1
     keep = np.ones(count, dtype=bool)
@@ -253,7 +276,7 @@ def _sum_over(
         keep &= np.isfinite(total) & (number > 0)
         sums.append(total)
         tokens.append(number)
-    return _Spans(
+    return Spans(
         nll=(sums[0][keep], sums[1][keep]),
         tokens=(tokens[0][keep], tokens[1][keep]),
         bytes=widths[keep],
@@ -294,7 +317,7 @@ def _need_spans(tokenized: Tokenized, evaluation: Evaluation) -> None:
         )
 
 
-def _side(evaluation: Evaluation, k: int, spans: _Spans, bits: Estimate) -> Side:
+def _side(evaluation: Evaluation, k: int, spans: Spans, bits: Estimate) -> Side:
     tokens = float(spans.tokens[k].sum())
     loss = float(spans.nll[k].sum()) / tokens
     scored: Any = evaluation.metrics.bytes
@@ -307,4 +330,5 @@ def _side(evaluation: Evaluation, k: int, spans: _Spans, bits: Estimate) -> Side
         perplexity=math.exp(loss) if loss < 709 else None,
         bits_per_byte=bits,
         left_out_bytes=0 if scored is None else max(int(scored) - int(spans.bytes.sum()), 0),
+        verdicts=evaluation.verdicts,
     )

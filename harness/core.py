@@ -165,6 +165,7 @@ class Model(ABC):
         vocab_size: ids are 0 .. vocab_size - 1.
         prefix_id: the token that stands before a text (BOS, else EOS), or None.
         adds_bos: whether the tokenizer's own habit is to put ``prefix_id`` before every text.
+        trained: whether the weights were loaded (True) or drawn at random (False); None where that is not known.
         config: what else is needed to build the same model again, for the report.
         tokenizer: the tokenizer's identity, for the report; at least a ``name``.
         device, dtype: where and in what precision it computes.
@@ -178,6 +179,7 @@ class Model(ABC):
     vocab_size: int
     prefix_id: int | None = None
     adds_bos: bool = False
+    trained: bool | None = None
     config: Mapping[str, object] = {}
     tokenizer: Mapping[str, object] = {"name": "unknown"}
     device: str = "unknown"

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, UsageError, Window
 from evalgpt.protocols import Piece, Protocol, Tokens
 
-__all__ = ["DEFAULT_BATCH_TOKENS", "Plan", "Progress", "Result", "batches", "plan_windows", "score_documents"]
+__all__ = [
+    "DEFAULT_BATCH_TOKENS",
+    "Plan",
+    "Progress",
+    "Result",
+    "batches",
+    "plan_windows",
+    "row_of",
+    "score_documents",
+    "score_windows",
+]
 
 DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 """Tokens fed at once, padding included, by kind of device. On two CPU cores 512 and 2048 are equally fast and 4096 is
@@ -41,14 +51,17 @@ class Result:
 
 @dataclass(slots=True)
 class Plan:
-    """A piece of a document on its way to becoming a row."""
+    """A piece of a document on its way to becoming a row; ``nll`` is window by window, empty where not yet scored."""
 
     document: Document
     piece: Piece
     encoding: Encoding
     context_tokens: int
     windows: list[Window]
-    nll: list[NDArray[np.float32]] = field(default_factory=list)
+    nll: list[NDArray[np.float32]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nll = [np.empty(0, np.float32)] * len(self.windows)
 
 
 def score_documents(
@@ -72,15 +85,35 @@ def score_documents(
     kept = list(documents)
     plans = plan_windows(model, kept, protocol)
     encoded = time.perf_counter()
-    order = [(plan, i) for plan in plans for i in range(len(plan.windows))]
-    for plan in plans:
-        plan.nll = [np.empty(0, np.float32)] * len(plan.windows)
-    windows = [plan.windows[i] for plan, i in order]
+    windows = [(plan, i) for plan in plans for i in range(len(plan.windows))]
+    score_windows(model, windows, batch_tokens=batch_tokens, progress=progress)
+    return Result(
+        rows=[row_of(plan) for plan in plans],
+        documents=kept,
+        fed_tokens=sum(len(plan.windows[i].ids) - 1 for plan, i in windows),
+        encoding_seconds=encoded - began,
+        scoring_seconds=time.perf_counter() - encoded,
+    )
+
+
+def score_windows(
+    model: Model,
+    chosen: Sequence[tuple[Plan, int]],
+    *,
+    batch_tokens: int,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Score the ``chosen`` windows, each by its plan and its number there, into ``plan.nll``.
+
+    Raises:
+        EvaluationError: a model that answers with the wrong number of losses, with NaN or with infinity.
+    """
+    windows = [plan.windows[i] for plan, i in chosen]
     total = sum(len(w.ids) - w.start for w in windows)
     done, nll_sum = 0, 0.0
     for batch in batches([len(w.ids) - 1 for w in windows], batch_tokens):
         for index, nll in zip(batch, _score(model, [windows[i] for i in batch]), strict=True):
-            plan, i = order[index]
+            plan, i = chosen[index]
             if not np.isfinite(nll).all():
                 what = "NaN as a loss" if np.isnan(nll).any() else "an infinite loss, a probability of zero,"
                 raise EvaluationError(f"model {model.name} gave {what} in document {plan.document.id!r}")
@@ -89,13 +122,6 @@ def score_documents(
             nll_sum += float(nll.sum(dtype=np.float64))
         if progress is not None:
             progress(Progress(done, total, nll_sum / done))
-    return Result(
-        rows=[_row(plan) for plan in plans],
-        documents=kept,
-        fed_tokens=sum(len(w.ids) - 1 for w in windows),
-        encoding_seconds=encoded - began,
-        scoring_seconds=time.perf_counter() - encoded,
-    )
 
 
 def plan_windows(model: Model, documents: Iterable[Document], protocol: Protocol) -> list[Plan]:
@@ -181,7 +207,8 @@ def _score(model: Model, windows: Sequence[Window]) -> Iterator[NDArray[np.float
         yield nll
 
 
-def _row(plan: Plan) -> Row:
+def row_of(plan: Plan) -> Row:
+    """The row of a plan whose windows are scored."""
     text = plan.document.text
     return Row(
         document=plan.document,

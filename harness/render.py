@@ -106,6 +106,8 @@ def sentences(evaluation: Evaluation) -> Iterator[str]:
     yield _spread(evaluation.metrics.uncertainty)
     yield _ledger(evaluation)
     yield from evaluation.notes
+    for verdict in evaluation.verdicts:
+        yield f"! {verdict.message}"
 
 
 def _in_words(perplexity: float | None, vocabulary: int) -> str:
@@ -113,7 +115,7 @@ def _in_words(perplexity: float | None, vocabulary: int) -> str:
         return f"less certain than a guess among all {vocabulary:,} tokens could ever be"
     among = f"{perplexity:,.0f}" if perplexity >= 100 else f"{perplexity:.3g}"
     if perplexity > vocabulary:
-        return f"as uncertain as choosing among {among} tokens: worse than guessing among all {vocabulary:,}"
+        return f"as uncertain as choosing among {among} tokens, more than the {vocabulary:,} there are"
     return f"as uncertain as choosing among {among} of {vocabulary:,} tokens"
 
 

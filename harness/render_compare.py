@@ -34,6 +34,9 @@ def print_comparisons(comparisons: Sequence[Comparison], *, err: bool = False) -
         for comparison in group:
             for sentence in _sentences(comparison):
                 say(console, sentence.strip(), indent=len(sentence) - len(sentence.lstrip()))
+        for side in (group[0].baseline, *(comparison.candidate for comparison in group)):
+            for verdict in side.verdicts:
+                say(console, f"! {side.model}: {verdict.message}")
 
 
 def _rows(group: Sequence[Comparison]) -> list[tuple[str, ...]]:

@@ -14,6 +14,7 @@ import msgspec
 
 from evalgpt.core import EvaluationError, Row, UsageError
 from evalgpt.metrics import Ledger, Metrics
+from evalgpt.verdicts import Verdict
 
 __all__ = [
     "SCHEMA",
@@ -60,7 +61,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The model, so that it can be built again and recognised.
 
-    ``fingerprint`` is a hash of the weights. ``prefix_id`` is the token a protocol may put before a text.
+    ``fingerprint`` is a hash of the weights. ``prefix_id`` is the token a protocol may put before a text. ``trained``
+    says whether the weights were loaded or drawn at random, null where that is not known.
     """
 
     spec: str
@@ -71,6 +73,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     prefix_id: int | None
     prefix: str | None
     adds_bos: bool
+    trained: bool | None = None
     config: dict[str, Any]
     tokenizer: dict[str, Any]
     device: str
@@ -142,7 +145,8 @@ class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """One model on one task. ``splits`` has the metrics of each split where the protocol makes splits; ``peer``
-    the numbers that the protocol's tool of origin would print; ``task_metrics`` the task's own."""
+    the numbers that the protocol's tool of origin would print; ``task_metrics`` the task's own. ``verdicts`` name what
+    looks wrong with the numbers."""
 
     model: ModelInfo
     task: TaskInfo
@@ -153,6 +157,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     task_metrics: dict[str, float | None]
     ledger: Ledger
     notes: list[str]
+    verdicts: list[Verdict] = []
     batch_tokens: int
     timing: Timing
     rows: list[RowInfo]

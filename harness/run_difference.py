@@ -1,0 +1,65 @@
+"""``evalgpt explain-difference``: which cause makes how much of the gap between two perplexities of one text."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+from evalgpt.core import UsageError
+from evalgpt.difference import Difference, Differences, Number, explain
+from evalgpt.render import console_for, print_rows, say
+from evalgpt.report import STDOUT, Evaluation, check_writable, read_report, to_json, write_bytes
+
+__all__ = ["explain_all"]
+
+HEADERS = ("cause", "", "tokens", "nats", "times")
+
+
+def explain_all(reports: Sequence[str], names: tuple[str | None, str | None], output: str | None) -> None:
+    """Explain the first report's number against the second's, text by text.
+
+    Raises:
+        UsageError: the reports share no text, or what :func:`~evalgpt.difference.explain` refuses.
+    """
+    if output is not None and output not in STDOUT:
+        check_writable(output)
+    first, second = (read_report(path).evaluations for path in reports)
+    pairs = [(a, b) for a in first for b in second if a.task.sha256 == b.task.sha256 and _alike(a, b, first, second)]
+    if not pairs:
+        raise UsageError(f"no text of {reports[0]} is in {reports[1]} (task.sha256), so there is nothing to explain")
+    found = [explain(a, b, names) for a, b in pairs]
+    for difference in found:
+        _print(difference, err=output in STDOUT)
+    data = to_json(Differences(differences=found))
+    if output in STDOUT:
+        sys.stdout.buffer.write(data)
+    elif output is not None:
+        write_bytes(data, output)
+
+
+def _alike(a: Evaluation, b: Evaluation, first: Sequence[Evaluation], second: Sequence[Evaluation]) -> bool:
+    """Whether to pair them: the same model, where a report holds several."""
+    several = len({e.model.spec for e in first}) > 1 or len({e.model.spec for e in second}) > 1
+    return not several or a.model.spec == b.model.spec
+
+
+def _print(found: Difference, err: bool) -> None:
+    console = console_for(err=err)
+    say(console, f"{found.task}: {_quoted(found.origin)}")
+    say(console, f"{' ' * len(found.task)}  {_quoted(found.to)}")
+    rows = [(s.name, s.why, str(s.tokens) if s.tokens else "", f"{s.nats:+.5f}", _times(s.nats)) for s in found.steps]
+    print_rows(console, HEADERS, [*rows, ("all", "", "", f"{found.nats:+.5f}", _times(found.nats))], left=2)
+    for note in found.notes:
+        say(console, note)
+
+
+def _quoted(number: Number) -> str:
+    value = "beyond a float" if number.value is None else f"{number.value:.4f}"
+    name = "perplexity" if number.name == "loss" else number.name
+    return f"{name} {value}, {number.protocol}, {number.model}"
+
+
+def _times(nats: float) -> str:
+    """By how much a perplexity is multiplied."""
+    return f"{math.exp(nats):.4f}" if abs(nats) < 30 else f"e^{nats:.1f}"

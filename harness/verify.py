@@ -1,0 +1,217 @@
+"""Is a report true? Its model, text and windows are made again, its losses scored again, its numbers taken again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.api import numbers_of, text_hash
+from evalgpt.conformance import tolerance_of
+from evalgpt.core import EvaluationError, Model, Task
+from evalgpt.engine import Plan, Progress, plan_windows, row_of, score_windows
+from evalgpt.protocols import Protocol
+from evalgpt.report import Evaluation, RowInfo, Tokenized, row_info
+
+__all__ = ["Sample", "Verified", "verify"]
+
+SAME = 1e-9
+"""Relative difference of a number from the one that the stored losses give: the order of a float64 sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Which windows to score again: ``windows`` of them drawn with ``seed``, or all where that is None."""
+
+    windows: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was compared: ``losses`` compared of ``of`` in the report, the largest and the mean difference in nats."""
+
+    losses: int
+    of: int
+    largest: float
+    mean: float
+    tolerance: float
+
+
+def verify(
+    evaluation: Evaluation,
+    model: Model,
+    task: Task,
+    protocol: Protocol,
+    *,
+    sample: Sample = Sample(),
+    tolerance: float | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Verified:
+    """Compare ``evaluation`` with what ``model`` says now of ``task``'s text under ``protocol``, not yet bound.
+
+    Raises:
+        EvaluationError: the report does not hold; the message names the first of weights, text, protocol, tokens,
+            windows, losses and numbers that differs.
+    """
+    allowed = tolerance_of(evaluation.model.dtype) if tolerance is None else tolerance
+    _check_model(evaluation, model)
+    documents = list(task.documents())
+    if text_hash(documents) != evaluation.task.sha256:
+        raise _differs("text", "sha256", evaluation.task.sha256[:16], text_hash(documents)[:16])
+    bound = protocol.bind(model)
+    _check_settings(evaluation, bound)
+    plans = plan_windows(model, documents, bound)
+    stored = _check_windows(evaluation, plans)
+    chosen = [(plan, i) for plan in plans for i in range(len(plan.windows))]
+    if sample.windows is not None:
+        if stored is None:
+            raise EvaluationError(
+                "the report keeps no losses of single tokens (--no-tokens): verify it without --quick"
+            )
+        chosen = random.Random(sample.seed).sample(chosen, min(sample.windows, len(chosen)))  # noqa: S311
+    score_windows(model, chosen, batch_tokens=evaluation.batch_tokens, progress=progress)
+    if stored is None:
+        _check_numbers(evaluation, _derived(bound, task, plans, tokens=False), allowed)
+        return Verified(0, evaluation.metrics.scores, 0.0, 0.0, allowed)
+    found = _check_losses(plans, chosen, stored, allowed)
+    for plan, losses in zip(plans, stored, strict=True):
+        plan.nll = losses
+    _check_numbers(evaluation, _derived(bound, task, plans, tokens=True), SAME)
+    return found
+
+
+def _derived(bound: Protocol, task: Task, plans: Sequence[Plan], *, tokens: bool) -> dict[str, Any]:
+    """The fields of an evaluation that follow from the plans' losses."""
+    rows = [row_of(plan) for plan in plans]
+    return {**asdict(numbers_of(bound, task, rows)), "rows": [row_info(row, tokens=tokens) for row in rows]}
+
+
+def _check_model(evaluation: Evaluation, model: Model) -> None:
+    info = evaluation.model
+    if model.fingerprint != info.fingerprint:
+        raise _differs("weights", "fingerprint", info.fingerprint[:24], model.fingerprint[:24])
+    for key in ("vocab_size", "context_length", "prefix_id", "adds_bos", "dtype"):
+        if getattr(model, key) != getattr(info, key):
+            raise _differs("model", key, getattr(info, key), getattr(model, key))
+    now = msgspec.to_builtins(dict(model.tokenizer), enc_hook=str)
+    for key in sorted({*now, *info.tokenizer}):
+        if now.get(key) != info.tokenizer.get(key):
+            raise _differs("tokenizer", key, info.tokenizer.get(key), now.get(key))
+
+
+def _check_settings(evaluation: Evaluation, bound: Protocol) -> None:
+    now = bound.settings()
+    for key in sorted({*now, *evaluation.protocol.settings}):
+        if now.get(key) != evaluation.protocol.settings.get(key):
+            raise _differs("protocol", key, evaluation.protocol.settings.get(key), now.get(key))
+
+
+def _check_windows(evaluation: Evaluation, plans: Sequence[Plan]) -> list[list[NDArray[np.float32]]] | None:
+    """The stored losses by plan and window, if tokens and windows are those planned now; None if none are kept."""
+    rows = evaluation.rows
+    if len(rows) != len(plans):
+        raise _differs("protocol", "rows", len(rows), len(plans))
+    stored = []
+    for number, (row, plan) in enumerate(zip(rows, plans, strict=True)):
+        where = f"rows[{number}] ({row.id})"
+        _check_row(where, row, plan)
+        if row.tokenized is not None:
+            stored.append(_losses(where, row.tokenized, plan))
+    if stored and len(stored) < len(rows):
+        raise EvaluationError("numbers: some rows of the report keep the losses of single tokens and some do not")
+    return stored or None
+
+
+def _check_row(where: str, row: RowInfo, plan: Plan) -> None:
+    scores = sum(len(w.ids) - w.start for w in plan.windows)
+    for what, key, now in (
+        ("text", "id", plan.document.id),
+        ("text", "split", plan.piece.split),
+        ("tokens", "tokens", len(plan.encoding.ids)),
+        ("tokens", "context_tokens", plan.context_tokens),
+        ("protocol", "scores", scores),
+    ):
+        if getattr(row, key) != now:
+            raise _differs(what, f"{where}.{key}", getattr(row, key), now)
+
+
+def _losses(where: str, stored: Tokenized, plan: Plan) -> list[NDArray[np.float32]]:
+    ids = [int(i) for i in plan.encoding.ids]
+    if stored.ids != ids:
+        at = next(i for i, (a, b) in enumerate(zip(stored.ids, ids, strict=True)) if a != b)
+        raise _differs("tokens", f"{where}, token {at}", stored.ids[at], ids[at])
+    windows = [(w.begin + w.start, len(w.ids) - w.start, w.start) for w in plan.windows]
+    kept = list(zip(stored.first, stored.size, stored.context, strict=True))
+    if kept != windows:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(kept, windows, strict=False)) if a != b), min(len(kept), len(windows))
+        )
+        told = "first {}, size {}, context {}"
+        one, other = (told.format(*w[at]) if at < len(w) else "absent" for w in (kept, windows))
+        raise _differs("protocol", f"{where}, window {at}", one, other)
+    if len(stored.nll) != sum(stored.size):
+        raise EvaluationError(f"losses: {where} has {len(stored.nll)} losses for {sum(stored.size)} scored tokens")
+    if not stored.size:
+        return []
+    return np.split(np.asarray(stored.nll, dtype=np.float32), np.cumsum(stored.size)[:-1])
+
+
+def _check_losses(
+    plans: Sequence[Plan],
+    chosen: Sequence[tuple[Plan, int]],
+    stored: Sequence[Sequence[NDArray[np.float32]]],
+    allowed: float,
+) -> Verified:
+    numbers = {id(plan): number for number, plan in enumerate(plans)}
+    largest, total, count = 0.0, 0.0, 0
+    for plan, i in chosen:
+        kept = stored[numbers[id(plan)]][i].astype(np.float64)
+        apart = np.abs(kept - plan.nll[i].astype(np.float64))
+        worst = int(apart.argmax())
+        if not apart[worst] <= allowed:
+            at = plan.windows[i].begin + plan.windows[i].start + worst
+            raise EvaluationError(
+                f"losses: token {at} of {plan.document.id!r} has {kept[worst]:.6g} nats in the report and "
+                f"{plan.nll[i][worst]:.6g} now, {apart[worst]:.2g} apart where {allowed:g} is allowed"
+            )
+        largest, total, count = max(largest, float(apart[worst])), total + float(apart.sum()), count + len(apart)
+    everything = sum(len(losses) for row in stored for losses in row)
+    return Verified(count, everything, largest, total / max(count, 1), allowed)
+
+
+def _check_numbers(evaluation: Evaluation, found: dict[str, Any], allowed: float) -> None:
+    for name, now in found.items():
+        stored = msgspec.to_builtins(getattr(evaluation, name))
+        for path, one, other in _leaves(name, stored, msgspec.to_builtins(now)):
+            if one == other:
+                continue
+            numbers = isinstance(one, (int, float)) and isinstance(other, (int, float))
+            if not numbers or abs(one - other) > allowed * max(
+                abs(one), abs(other), 1e-300 if allowed == SAME else 1.0
+            ):
+                now = "now" if allowed != SAME else "by the losses it keeps"
+                raise EvaluationError(f"numbers: {path} is {one} in the report and {other} {now}")
+
+
+def _leaves(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in dict.fromkeys([*one, *other]):
+            yield from _leaves(f"{path}.{key}", one.get(key), other.get(key))
+    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        if len(one) != len(other):
+            yield f"{path}.length", len(one), len(other)
+            return
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            yield from _leaves(f"{path}[{number}]", *pair)
+    else:
+        yield path, one, other
+
+
+def _differs(what: str, field: str, stored: object, now: object) -> EvaluationError:
+    return EvaluationError(f"{what}: {field} is {stored} in the report and {now} now")
