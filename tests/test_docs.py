@@ -40,7 +40,7 @@ def test_links_between_pages_lead_somewhere(page):
 def test_commands_and_options_named_in_the_docs_exist(page):
     options = {opt for command in cli.commands.values() for p in command.params for opt in (*p.opts, *p.secondary_opts)}
     for line in "\n".join(blocks(page.read_text(encoding="utf-8"), "bash")).splitlines():
-        for command, rest in re.findall(r"\bevalgpt (\w+)([^|&#]*)", line):
+        for command, rest in re.findall(r"\bevalgpt ([\w-]+)([^|&#]*)", line):
             assert command in cli.commands, line
             assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest)) <= options, line
 
@@ -71,6 +71,48 @@ def test_the_plugin_examples_run(tmp_path, number, model, task):
     result = CliRunner().invoke(cli, ["run", "--plugin", str(plugin), "-m", model, "-t", task, "-p", "exact"])
     assert result.exit_code == 0, result.output
     assert f"{model} on {task}" in result.stdout
+
+
+def test_the_conformance_page_says_what_is_tested():
+    from broken_models import BROKEN
+    from sound_models import SOUND
+    from test_testing import INVISIBLE
+
+    from evalgpt.testing import CHECKS
+
+    page = (ROOT / "docs/testing.md").read_text(encoding="utf-8")
+    assert f"{len(BROKEN) - len(INVISIBLE)} adapters with one bug each" in page
+    assert f"{len(SOUND)} sound ones" in page
+    for name in CHECKS:
+        assert f"`{name}`" in page
+    assert f"{len(CHECKS)} checks" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_conformance_example_passes():
+    (code,) = blocks((ROOT / "docs/testing.md").read_text(encoding="utf-8"), "python")
+    names = {}
+    exec(compile(code, "testing.md", "exec"), names)
+    (mark,) = names["test_my_model"].pytestmark
+    for case in mark.args[1]:
+        names["test_my_model"](*case.values)
+
+
+def test_the_page_of_differences_has_every_protocol_and_number():
+    page = (ROOT / "docs/why.md").read_text(encoding="utf-8")
+    for name in load_plugins().entries["protocol"]:
+        assert f"`{name}:" in page
+    for number in ("perplexity v1", "perplexity v2", "perplexity v3", "word perplexity", "byte perplexity", "train loss"):
+        assert f"| {number} |" in page
+
+
+def test_the_script_of_that_page_runs():
+    spec = importlib.util.spec_from_file_location("make_why", ROOT / "docs/make_why.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.ROWS = [(p, n, o) for p, n, o in module.ROWS if "2048" not in p and "stride=64" not in p]
+    page = module.page("scratch:emb_dim=16,n_heads=1,n_layers=1,context_length=512", "story")
+    assert page.count("\n| `") == 17 - 1
 
 
 def test_the_readmes_python_runs(capsys):
