@@ -48,14 +48,13 @@ Made by `python docs/make_why.py` with evalgpt {version}, in float32 unless the 
 
 ## The causes
 
-- **averaging**: what is averaged over. A mean of window means (`hf-strided` v2) gives a short last window the weight of a
-  long one; a mean per word or per byte (`lm-eval`) is another quantity altogether, whose perplexity is not a number of
-  tokens.
+- **averaging**: what is averaged over. A mean of window means (`hf-strided` v2) gives a short last window the weight of
+  a long one; a mean per word or per byte (`lm-eval`) is another quantity altogether, no number of tokens.
 - **unscored tokens**: llama.cpp scores the second half of each chunk, `book` splits off a tenth and leaves the tails,
   and without BOS the first token has no prediction. The tokens left out may be harder or easier than the others.
 - **prefix**: whether BOS (or EOS) stands in front. Some models were trained to expect it.
-- **context**: how many tokens each is predicted from. With a stride as long as the context, each window begins with tokens
-  that are predicted from next to nothing. The longer the context, the lower the loss, up to what the model can use.
+- **context**: how many tokens each is predicted from. With a stride as long as the context, each window begins with
+  tokens predicted from next to nothing. The longer the context, the lower the loss, up to what the model can use.
 - **dtype**: rounding to bfloat16.
 - **tokenizer**: where a text is cut before it is tokenized, the tokens at the cut are others. Between two tokenizers
   perplexities per token cannot be compared at all: compare bits per byte (`evalgpt compare`).

@@ -102,7 +102,14 @@ def test_the_page_of_differences_has_every_protocol_and_number():
     page = (ROOT / "docs/why.md").read_text(encoding="utf-8")
     for name in load_plugins().entries["protocol"]:
         assert f"`{name}:" in page
-    for number in ("perplexity v1", "perplexity v2", "perplexity v3", "word perplexity", "byte perplexity", "train loss"):
+    for number in (
+        "perplexity v1",
+        "perplexity v2",
+        "perplexity v3",
+        "word perplexity",
+        "byte perplexity",
+        "train loss",
+    ):
         assert f"| {number} |" in page
 
 
