@@ -91,7 +91,9 @@ class Metrics:
     ``bits_per_token`` loss / ln 2. Per byte and per word, each scored token counts once: ``bits_per_byte`` is
     total NLL / (ln 2 * UTF-8 bytes), ``byte_perplexity`` and ``word_perplexity`` are exp(total NLL / bytes or
     words). Bytes and words are those of scored tokens only; a word is a run of characters that are not white space,
-    and counts where its first byte is scored. ``uncertainty`` is None where there are too few tokens to tell.
+    and counts where its first byte is scored. ``mean_text_perplexity`` is the mean over texts of exp(loss of the text),
+    Hugging Face evaluate's ``mean_perplexity``; None for a single text and for texts in parts. ``uncertainty`` is None where there
+    are too few tokens to tell.
     """
 
     loss: float
@@ -104,6 +106,7 @@ class Metrics:
     nll: float
     bytes: int | None
     words: int | None
+    mean_text_perplexity: float | None = None
     uncertainty: Uncertainty | None = None
 
 
@@ -200,8 +203,16 @@ def measure(rows: Sequence[Row]) -> Metrics:
         nll=nll,
         bytes=size,
         words=words,
+        mean_text_perplexity=_mean_text_perplexity(rows),
         uncertainty=_uncertainty(rows, loss, bits),
     )
+
+
+def _mean_text_perplexity(rows: Sequence[Row]) -> float | None:
+    losses = [float(row.nll.mean(dtype=np.float64)) for row in rows if len(row.nll)]
+    if len(losses) < 2 or max(losses) >= 709 or any(row.split for row in rows):
+        return None
+    return float(np.exp(losses).mean())
 
 
 def _uncertainty(rows: Sequence[Row], loss: float, bits: float | None) -> Uncertainty | None:

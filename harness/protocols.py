@@ -290,7 +290,8 @@ def make_lm_eval(argument: str | None, *, context: int | None = None) -> Protoco
 
     Windows: the first feeds [prefix, t0 .. t(L-2)]; full ones carry one token of context; the last partial one of
     r tokens gets L-r+1 tokens of context, so that its input is always L. A document with a context is scored as its
-    loglikelihood requests are: no prefix, cut on the left to L.
+    loglikelihood requests are: no prefix, cut on the left to L. No BOS is scored or fed before a context, as with its
+    add_bos_token=False; by default it does both where a tokenizer adds BOS by itself.
     Scored: every token once. L is the model's context length unless given; its API back ends use L-1.
     Headline: exp(total NLL / words), words split on white space, exp(total NLL / bytes), and bits per byte.
     """

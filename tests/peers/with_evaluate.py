@@ -29,14 +29,16 @@ def small(folder):
     found = []
     for start in (True, False):
         theirs = metric(str(path), start)
-        rows = evalgpt.evaluate(
-            f"hf:{path}", Texts(*TEXTS), "exact" if start else "exact:prefix=none", device="cpu"
-        ).rows
-        ours = [math.exp(row.loss) for row in rows]
+        protocol = "exact" if start else "exact:prefix=none"
+        ours = evalgpt.evaluate(f"hf:{path}", Texts(*TEXTS), protocol, device="cpu")
         name = f"random Llama, add_start_token={start}"
         found += [
-            row("mean_perplexity", name, theirs["mean_perplexity"], sum(ours) / len(ours)),
-            row("perplexities, worst text", name, *worst(theirs["perplexities"], ours)),
+            row("mean_perplexity", name, theirs["mean_perplexity"], ours.metrics.mean_text_perplexity),
+            row(
+                "perplexities, worst text",
+                name,
+                *worst(theirs["perplexities"], [math.exp(row.loss) for row in ours.rows]),
+            ),
         ]
     return found
 
