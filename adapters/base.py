@@ -51,11 +51,11 @@ class TorchModel(Model):
 
     def hidden(self, ids: Tensor) -> Tensor:
         """States [B, T, d] for ``ids`` int64 [B, T], ready for the unembedding: the last norm applied."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs hidden() and unembedding(), or logits()")
 
     def unembedding(self) -> Tensor:
         """The matrix [V, d] whose product with a state gives the logits."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has hidden() and needs unembedding() too, or logits()")
 
     def head(self) -> Head:
         """How states become logits, where it takes more than the unembedding: a bias, a scale, a soft cap."""

@@ -38,6 +38,7 @@ class GPTAdapter(TorchModel):
         self._tokenizer = tokenizer
         self.context_length = config.context_length
         self.vocab_size = config.vocab_size
+        self.cache_id = "gpt"
         self.trained = "seed" not in source
         self.prefix_id = END_OF_TEXT if config.vocab_size > END_OF_TEXT else None
         self.config = {**asdict(config), **source, "parameters": sum(p.numel() for p in module.parameters())}

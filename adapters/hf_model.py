@@ -75,6 +75,7 @@ class HFModel(TorchModel):
         self.module, unused = _load(source.path, arguments, torch_dtype)
         config = self.module.config.get_text_config(decoder=True)
         self.trained = True
+        self.cache_id = None if source.trust_remote_code else f"hf tiled={tiled}"  # strangers' code has no hash
         self.fingerprint = fingerprint(self.module.state_dict().items(), extra=_architecture(config))
         self.module.eval().to(self.torch_device)
         self.name = name

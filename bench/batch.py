@@ -12,7 +12,7 @@ import statistics
 import time
 
 from evalgpt import Window
-from evalgpt.engine import batches
+from evalgpt.batching import BatchSize, batches
 from evalgpt.plugins import load_plugins
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     for _ in range(options.rounds + 1):
         for size in options.sizes:
             began = time.perf_counter()
-            for batch in batches([step] * len(windows), size):
+            for batch in batches([step] * len(windows), BatchSize(size)):
                 model.score([windows[i] for i in batch])
             speeds[size].append(total / (time.perf_counter() - began))
     for size, found in speeds.items():

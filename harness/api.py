@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from evalgpt import environment
+from evalgpt.batching import BatchSize, Scorer
+from evalgpt.cache import ScoreCache
 from evalgpt.core import Document, Model, Row, Task, UsageError
-from evalgpt.engine import DEFAULT_BATCH_TOKENS, Progress, Result, score_documents
+from evalgpt.engine import Progress, Result, score_documents
 from evalgpt.metrics import Ledger, Metrics, ledger, measure
 from evalgpt.plugins import default_plugins
 from evalgpt.protocols import Protocol
@@ -22,7 +24,7 @@ from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, Tas
 from evalgpt.specs import printable
 from evalgpt.verdicts import judge
 
-__all__ = ["Numbers", "batch_size", "evaluate", "make_report", "numbers_of", "text_hash"]
+__all__ = ["Numbers", "evaluate", "make_report", "model_info", "numbers_of", "task_info", "text_hash"]
 
 
 def evaluate(
@@ -34,6 +36,7 @@ def evaluate(
     dtype: str | None = None,
     batch_tokens: int | None = None,
     tokens: bool = True,
+    cache: ScoreCache | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Measure how well ``model`` predicts the texts of ``task``.
@@ -43,8 +46,11 @@ def evaluate(
         task: a Task, or a spec such as ``"text:book.txt"``.
         protocol: a Protocol, or a spec such as ``"exact:stride=64"``; the task's own by default.
         device, dtype: passed on to a model given as a spec (``"cuda"``, ``"bfloat16"``).
-        batch_tokens: how many tokens, padding included, are fed at once; by default what suits the device.
+        batch_tokens: how many tokens, padding included, are fed at once; by default what suits the
+            device; 0 finds a good size while it works.
         tokens: keep ids, byte spans and losses of single tokens in the result.
+        cache: where scores are kept between runs, opened; none by default. Models that do not say what their scores
+            depend on are scored all the same, and not kept.
         progress: called after each batch.
 
     Returns:
@@ -62,24 +68,26 @@ def evaluate(
         task = default_plugins().task(task)
     if protocol is None or isinstance(protocol, str):
         protocol = default_plugins().protocol(protocol or task.default_protocol)
-    batch_tokens = batch_size(model, batch_tokens)
+    size = BatchSize.of(model, batch_tokens)
     bound = protocol.bind(model)
-    _model_info(model)  # what a report cannot hold is better known before the work than after it
-    result = score_documents(model, task.documents(), bound, batch_tokens=batch_tokens, progress=progress)
+    model_info(model)  # what a report cannot hold is better known before the work than after it
+    memory = None if cache is None else cache.of(model, environment.software())
+    scorer = Scorer(model, size, memory)
+    result = score_documents(scorer, task.documents(), bound, progress=progress)
     numbers = numbers_of(bound, task, result.rows)
     return Evaluation(
-        model=_model_info(model),
-        task=_task_info(task, result.documents),
+        model=model_info(model),
+        task=task_info(task, result.documents),
         protocol=ProtocolInfo(name=bound.name, source=bound.source, settings=bound.settings()),
         metrics=numbers.metrics,
         splits=numbers.splits,
         peer=numbers.peer,
         task_metrics=numbers.task_metrics,
         ledger=numbers.ledger,
-        notes=_notes(bound, result, numbers.ledger),
-        verdicts=judge(model, result.rows, numbers.metrics, numbers.ledger),
-        batch_tokens=batch_tokens,
-        timing=_timing(result, numbers.ledger),
+        notes=[*numbers.notes, *_memory_note(size)],
+        verdicts=judge(model, result.rows, numbers.metrics, numbers.ledger, bound.default_context(model)),
+        batch_tokens=size.tokens,
+        timing=_timing(result),
         rows=[row_info(row, tokens=tokens) for row in result.rows],
     )
 
@@ -93,30 +101,20 @@ class Numbers:
     peer: dict[str, float | None]
     task_metrics: dict[str, float | None]
     ledger: Ledger
+    notes: list[str]
 
 
 def numbers_of(protocol: Protocol, task: Task, rows: Sequence[Row]) -> Numbers:
     """The numbers of ``rows``, scored under ``protocol``, as bound to their model."""
+    counted = ledger(rows)
     return Numbers(
         metrics=measure(rows),
         splits={split: measure(part) for split, part in _by_split(rows).items() if split},
         peer=_finite(protocol.peer(rows)),
         task_metrics=_finite(task.metrics(rows)),
-        ledger=ledger(rows),
+        ledger=counted,
+        notes=_notes(protocol, rows, counted),
     )
-
-
-def batch_size(model: Model, wanted: int | None) -> int:
-    """How many tokens, padding included, to feed ``model`` at once: ``wanted``, or what suits its device.
-
-    Raises:
-        UsageError: ``wanted`` is less than 1.
-    """
-    if wanted is None:
-        return DEFAULT_BATCH_TOKENS.get(model.device.split(":")[0], DEFAULT_BATCH_TOKENS["cpu"])
-    if wanted < 1:
-        raise UsageError(f"batch_tokens must be at least 1, not {wanted}")
-    return wanted
 
 
 def make_report(evaluations: Sequence[Evaluation], command: Sequence[str] = ()) -> Report:
@@ -144,7 +142,8 @@ def _by_split(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return splits
 
 
-def _model_info(model: Model) -> ModelInfo:
+def model_info(model: Model) -> ModelInfo:
+    """What a report says of ``model``."""
     plain: dict[str, Any] = {
         key: msgspec.to_builtins(dict(getattr(model, key)), enc_hook=_plain)
         for key in ("config", "tokenizer", "runtime")
@@ -172,7 +171,8 @@ def _plain(value: object) -> object:
     return item() if callable(item) else str(value)
 
 
-def _task_info(task: Task, documents: Sequence[Document]) -> TaskInfo:
+def task_info(task: Task, documents: Sequence[Document]) -> TaskInfo:
+    """What a report says of ``task``."""
     return TaskInfo(
         spec=task.spec or task.name,
         name=task.name,
@@ -194,19 +194,26 @@ def text_hash(documents: Sequence[Document]) -> str:
     return digest.hexdigest()
 
 
-def _timing(result: Result, counted: Ledger) -> Timing:
+def _timing(result: Result) -> Timing:
     seconds = max(result.scoring_seconds, 1e-9)
     return Timing(
         encoding_seconds=result.encoding_seconds,
         scoring_seconds=result.scoring_seconds,
-        tokens_per_second=counted.scores / seconds,
-        fed_tokens_per_second=result.fed_tokens / seconds,
+        tokens_per_second=result.work.scores / seconds,
+        fed_tokens_per_second=result.work.fed_tokens / seconds,
+        computed_scores=result.work.scores,
     )
 
 
-def _notes(protocol: Protocol, result: Result, counted: Ledger) -> list[str]:
+def _memory_note(size: BatchSize) -> list[str]:
+    if size.failed is None:
+        return []
+    return [f"a batch of {size.failed} tokens did not fit the memory; the last ones had at most {size.tokens}"]
+
+
+def _notes(protocol: Protocol, rows: Sequence[Row], counted: Ledger) -> list[str]:
     """What a reader of the numbers must know and the numbers do not say."""
-    notes = list(protocol.notes(result.rows))
+    notes = list(protocol.notes(rows))
     if counted.unscored_pieces:
         notes.append(
             f"{counted.unscored_pieces} of {counted.pieces} texts are too short for protocol {protocol.name} "

@@ -173,6 +173,6 @@ def _diagnosis(nll: Losses, allowed: float) -> str:
     if (nll < 0).any():
         return "some probabilities are above one; is a log-softmax missing?"
     return (
-        "is the softmax over a part of the vocabulary or over another axis, is the target among what is fed, or are "
-        "there more tokens than vocab_size says?"
+        "is the target among what is fed (unshifted: its score read from logits[t], not logits[t-1]), is the softmax "
+        "over a part of the vocabulary or another axis, or are there more tokens than vocab_size says?"
     )

@@ -14,6 +14,7 @@ __all__ = [
     "check_batch_order",
     "check_causality",
     "check_context_limit",
+    "check_long_window",
     "check_losses",
     "check_padding",
     "check_prefix_not_added",
@@ -26,6 +27,15 @@ __all__ = [
 ]
 
 TRIALS = 8
+
+NOTHING = 1e-3
+"""The share of another effect below which there is none. What rounds coarsely still shows the effects there are."""
+
+SPOTS = 600
+"""How long a window is looked at token by token; longer ones, at their end alone."""
+
+MANY = 40
+"""Windows in the largest batch."""
 
 ENOUGH = 8
 """Different losses that are all short numbers by rounding, not by chance."""
@@ -71,16 +81,16 @@ def check_shift(subject: Subject) -> None:
         targets.append(gap(own, subject.last([*ids[:-1], _another(subject, ids[-1])])))
         before.append(gap(own, subject.last([*ids[:-2], _another(subject, ids[-2]), ids[-1]])))
         contexts.append(gap(own, subject.last([*others[:-1], ids[-1]])))
-    if max(targets) <= subject.allowed:
-        if max(contexts) <= subject.allowed:
-            raise CheckSkipped("every token has the same score, so nothing shows which one a score belongs to")
+    if max(targets) == max(contexts) == 0:
+        raise CheckSkipped("every token has the same score, so nothing shows which one a score belongs to")
+    if max(targets) <= NOTHING * max(contexts):
         raise CheckFailed(
             "changing the last id of a window does not change its score: the loss of ids[t] must be that of ids[t] "
             "after ids[:t]; are logits and targets unshifted (logits[t] with ids[t])?"
         )
-    if max(before) <= subject.allowed:
-        if max(contexts) <= subject.allowed:
-            raise CheckSkipped("the model reads no context, so nothing shows which token it read last")
+    if not max(contexts):
+        raise CheckSkipped("the model reads no context, so nothing shows which token it read last")
+    if max(before) <= NOTHING * max(contexts):
         raise CheckFailed(
             "changing the token right before a target does not change the target's score, though other context does: "
             "the logits used are not those after ids[t-1]; are they shifted twice?"
@@ -99,6 +109,24 @@ def check_causality(subject: Subject) -> None:
                 f"fed: it has seen its answer. Is the attention mask missing or off by one, or are the targets shifted "
                 f"the wrong way?"
             )
+
+
+def check_long_window(subject: Subject) -> None:
+    """In a long window too, each token's loss is the one it has when nothing follows."""
+    ids = subject.draw(subject.length(SPOTS), "long")
+    (whole,) = subject.nll(Window(ids, 1))
+    powers = [1 << k for k in range(4, 10)]
+    spots = {at + side for at in [*powers, len(ids) // 2] for side in (-1, 0, 1)} | {1, len(ids) - 2, len(ids) - 1}
+    for end in sorted(at for at in spots if 1 <= at < len(ids)):
+        apart = gap(float(whole[end - 1]), subject.last(ids[: end + 1]))
+        if not apart <= subject.allowed:
+            raise CheckFailed(
+                f"in a window of {len(ids)} ids the loss of token {end} is {apart:.4g} nats from the one it has when "
+                f"nothing follows: is the window scored in pieces that are put together wrongly, or cut?"
+            )
+    (half,) = subject.nll(Window(ids, max(len(ids) // 2, 1)))
+    if not gap(whole[len(whole) - len(half) :], half) <= subject.allowed:
+        raise CheckFailed(f"a window of {len(ids)} ids has other losses when it is scored from its middle on")
 
 
 def check_start(subject: Subject) -> None:
@@ -121,6 +149,9 @@ def check_batch_order(subject: Subject) -> None:
     for order in ((0, 1, 2, 3, 4), (4, 2, 0, 3, 1)):
         together = subject.nll(*(windows[k] for k in order))
         _compare(subject, [alone[k] for k in order], together, "equally long windows", "are answers in another order?")
+    many = [Window(subject.draw(subject.length(3), f"many {k}"), 1) for k in range(MANY)]
+    alone = [subject.nll(window)[0] for window in many]
+    _compare(subject, alone, subject.nll(*many), f"{MANY - 1} others", "is a large batch cut, or put together wrongly?")
 
 
 def check_padding(subject: Subject) -> None:
@@ -205,7 +236,7 @@ def check_prefix_not_added(subject: Subject) -> None:
         bare = subject.last([first, second])
         added.append(gap(bare, subject.last([prefix, first, second])))
         read.append(gap(bare, subject.last([other, first, second])))
-    if max(added) <= subject.allowed < max(read):
+    if max(added) <= NOTHING * max(read) and max(read) > 0:
         raise CheckFailed(
             f"a window scores the same with and without token {prefix} (prefix_id) in front, though another token in "
             f"front matters: score() adds it by itself. The protocol puts it there where it belongs; add none"
@@ -215,6 +246,8 @@ def check_prefix_not_added(subject: Subject) -> None:
 def check_context_limit(subject: Subject) -> None:
     """``context_length`` tokens can be fed at once, and the first of them is read."""
     size = subject.model.context_length
+    if size > subject.longest:
+        raise CheckSkipped(f"context_length is {size}; a window of that size is tried with --longest {size} (longest=)")
     ids = subject.draw(size + 1, "limit")
     try:
         whole = _tail(subject, ids)
@@ -223,7 +256,8 @@ def check_context_limit(subject: Subject) -> None:
     except Exception as error:
         raise CheckFailed(
             f"a window that feeds context_length = {size} tokens fails ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}); is context_length overstated, or a token added to each window?"
+            f"{' '.join(str(error).split())[:200]}); is context_length overstated, a token added to each window, or "
+            f"the last id fed as well? ids[:-1] are fed, so a window holds up to context_length + 1 ids"
         ) from error
     if size >= 3 and not gap(whole[:-1], _tail(subject, ids[:-1])[1:]) <= subject.allowed:
         raise CheckFailed(

@@ -95,6 +95,9 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--list", "listing", is_flag=True, help="List the checks, and what each asserts.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random texts that are scored.")
 @click.option("--tolerance", type=float, metavar="NATS", help="By which equal scores may differ.  [default: by dtype]")
+@click.option(
+    "--longest", type=click.IntRange(min=1), default=4096, show_default=True, help="Longest window, in tokens."
+)
 @click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]")
 @click.option("-o", "--output", metavar="FILE", help="Write the outcomes as JSON; - for standard output.")
@@ -185,16 +188,44 @@ def show(reports: Sequence[str]) -> None:
 
 
 @cli.command()
-@click.argument("what", type=click.Choice(["report", "comparison"]), default="report")
+@click.argument("action", type=click.Choice(["info", "clear"]), default="info")
+@common
+def cache(action: str) -> None:
+    """Say what scores are kept between runs, or delete them.
+
+    Windows that were scored before are not scored again, in a repeated run, under another protocol, or after a run was
+    killed. The file is cut back to $EVALGPT_CACHE_LIMIT MiB (1024), the longest unused first; $EVALGPT_CACHE is the
+    folder it is in.
+    """
+    from evalgpt.cache import ScoreCache
+
+    found = ScoreCache().info() if action == "info" else ScoreCache().clear()
+    size = f"{found.windows} windows, {found.bytes / 2**20:.1f} MiB"
+    limit = f" of {found.limit >> 20}" if action == "info" else " deleted"
+    click.echo(f"{visible(str(found.path))}: {size}{limit}")
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["report", "comparison", "difference", "check"]), default="report")
 @common
 def schema(what: str) -> None:
-    """Print the JSON Schema of a report, or of a comparison."""
+    """Print the JSON Schema of a report, or of what compare, explain-difference and check write."""
     import json
 
-    from evalgpt.compare import Comparisons
-    from evalgpt.report import Report, json_schema
+    import msgspec
 
-    click.echo(json.dumps(json_schema(Report if what == "report" else Comparisons), indent=2))
+    from evalgpt.compare import Comparisons
+    from evalgpt.difference import Differences
+    from evalgpt.report import Report, json_schema
+    from evalgpt.testing import Checked
+
+    documents: dict[str, type[msgspec.Struct]] = {
+        "report": Report,
+        "comparison": Comparisons,
+        "difference": Differences,
+        "check": Checked,
+    }
+    click.echo(json.dumps(json_schema(documents[what]), indent=2))
 
 
 def _listing(kind: str, doc: str) -> None:

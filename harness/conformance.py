@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.core import Detail, Model, TokenScores, Window
+from evalgpt.core import Detail, Model, TokenScores, UsageError, Window
 
 __all__ = ["Check", "CheckFailed", "CheckSkipped", "Subject", "gap", "tolerance_of"]
 
@@ -67,13 +67,24 @@ class Subject:
         other: builds a model of the same kind with other weights, or None.
         seed: of everything that is drawn.
         tolerance: nats per token by which equal scores may differ; by default what rounding does to its dtype.
+        longest: the longest window to try, in tokens fed.
+
+    Raises:
+        UsageError: a seed or a tolerance below zero.
     """
 
     build: Callable[[], Model]
     other: Callable[[], Model] | None = None
     seed: int = 0
     tolerance: float | None = None
+    longest: int = 4096
     _distributions: dict[tuple[int, ...], Losses | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"a seed is a number from 0 up, not {self.seed}")
+        if self.tolerance is not None and not 0 <= self.tolerance < np.inf:
+            raise UsageError(f"a tolerance is in nats per token from 0 up, not {self.tolerance}")
 
     @cached_property
     def model(self) -> Model:

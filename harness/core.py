@@ -166,6 +166,9 @@ class Model(ABC):
         prefix_id: the token that stands before a text (BOS, else EOS), or None.
         adds_bos: whether the tokenizer's own habit is to put ``prefix_id`` before every text.
         trained: whether the weights were loaded (True) or drawn at random (False); None where that is not known.
+        cache_id: what a score depends on besides fingerprint, tokenizer, dtype and kind of device: the adapter's
+            name and its switches. With it scores are kept between runs; None keeps none, as is right while code is
+            being changed.
         config: what else is needed to build the same model again, for the report.
         tokenizer: the tokenizer's identity, for the report; at least a ``name``.
         device, dtype: where and in what precision it computes.
@@ -180,6 +183,7 @@ class Model(ABC):
     prefix_id: int | None = None
     adds_bos: bool = False
     trained: bool | None = None
+    cache_id: str | None = None
     config: Mapping[str, object] = {}
     tokenizer: Mapping[str, object] = {"name": "unknown"}
     device: str = "unknown"

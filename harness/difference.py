@@ -8,8 +8,8 @@ replaced by its loss in the other; and the same way back.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
@@ -17,21 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.compare import align
+from evalgpt.contexts import Side, part_of, side_of
 from evalgpt.core import UsageError
-from evalgpt.metrics import token_sums
-from evalgpt.report import Evaluation, RowInfo, Tokenized, describe_protocol
+from evalgpt.report import Evaluation, describe_protocol
 
 __all__ = ["SCHEMA", "Difference", "Differences", "Number", "Step", "explain", "numbers_of"]
 
 SCHEMA: Final = "evalgpt.difference/1"
 
 HEADLINES = {
-    "lm-eval": "word_perplexity",
     "hf-strided": "perplexity_v1",
     "llama.cpp": "perplexity",
     "book": "validation_loss",
 }
-"""The number that a user of the reproduced tool would quote; else the mean over tokens."""
+"""The perplexity per token that a user of the reproduced tool would quote; else that of the mean over tokens."""
+
+PER_TEXT = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+"""Numbers that divide by what is the text's own, whatever the tokenizer."""
 
 ROUNDING = 1e-12
 """Nats below which two ways of taking one average do not differ."""
@@ -40,14 +42,16 @@ Values = NDArray[np.float64]
 
 
 class Number(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the two numbers. ``nats`` is its logarithm, which the steps are in; ``value`` the perplexity itself."""
+    """One of the two numbers: ``value`` as its tool prints it, ``perplexity`` what that is as one (None beyond a
+    float), and ``nats`` the perplexity's logarithm, which the steps are in."""
 
     model: str
     protocol: str
     dtype: str
     name: str
     nats: float
-    value: float | None
+    value: float
+    perplexity: float | None
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,34 +82,11 @@ class Differences(msgspec.Struct, frozen=True, kw_only=True):
     differences: list[Difference]
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """Every token of one evaluation. ``loss`` is NaN where it was not scored, the mean where it was repeatedly;
-    ``where`` (the byte of the first token it was predicted from) and ``prefix`` say from which context, ``fed`` from
-    how many tokens."""
-
-    keys: list[tuple[str, int, int, int]]
-    loss: Values
-    scores: Values
-    total: float
-    where: NDArray[np.int64]
-    prefix: NDArray[np.bool_]
-    fed: NDArray[np.int64]
-
-    @property
-    def scored(self) -> NDArray[np.bool_]:
-        return self.scores > 0
-
-    def over(self, mask: NDArray[np.bool_]) -> float:
-        """The mean loss of the scored tokens in ``mask``."""
-        return float(self.loss[mask & self.scored].mean())
-
-
 def numbers_of(evaluation: Evaluation) -> dict[str, float]:
     """The evaluation's perplexities by name, each as its logarithm in nats; ``loss`` is the mean over tokens."""
     found = {"loss": evaluation.metrics.loss}
     for name, value in evaluation.peer.items():
-        if value is None or "error" in name:
+        if value is None or "error" in name or ("perplexity" in name and value <= 0):
             continue
         if "perplexity" in name:
             found[name] = math.log(value)
@@ -131,20 +112,28 @@ def explain(a: Evaluation, b: Evaluation, names: tuple[str | None, str | None] =
     for e in (a, b):
         if any(row.tokenized is None for row in e.rows):
             raise UsageError(f"the report of {e.model.spec} has no losses of single tokens; run it without --no-tokens")
-    sides = [_side(e, number.name) for e, number in zip((a, b), chosen, strict=True)]
-    steps = _same_tokens(a, b, *sides) if _one_tokenizer(*sides) else _other_tokens(a, b, *sides)
-    averaging = sum(
-        sign * (number.nats - side.total) for sign, number, side in zip((-1, 1), chosen, sides, strict=True)
-    )
+    one, other = (side_of(e, number.name) for e, number in zip((a, b), chosen, strict=True))
+    if not one.scored.any() or not other.scored.any():
+        raise UsageError("one of the two scored nothing")
+    per_text = chosen[0].name == chosen[1].name in PER_TEXT
+    if _one_tokenizer(one, other):
+        steps = list(_same_tokens(a, b, one, other))
+        if per_text:  # both divide by the same words or bytes, so all shares are of those
+            steps = [_step(s.name, s.nats * chosen[0].nats / one.total, s.tokens, s.why) for s in steps]
+    elif per_text:
+        steps = [_predictions(chosen, (one, other))]
+    else:
+        steps = list(_other_tokens(part_of(a, chosen[0].name), part_of(b, chosen[1].name), one, other))
+    averaging = chosen[1].nats - chosen[0].nats - sum(step.nats for step in steps)
     why = "; ".join(f"{n.protocol.split(' ')[0]} quotes {n.name}" for n in chosen)
-    first = Step(name="averaging", nats=averaging, tokens=0, why=why)
+    first = _step("averaging", averaging, 0, why)
     return Difference(
         task=a.task.spec,
         origin=chosen[0],
         to=chosen[1],
         nats=chosen[1].nats - chosen[0].nats,
-        steps=[step for step in (first, *steps) if abs(step.nats) > ROUNDING or step.tokens],
-        notes=list(_notes(a, b)),
+        steps=[s for s in (first, *steps) if abs(s.nats) > ROUNDING or (s.tokens and s.name != "rounding")],
+        notes=[*_notes(a, b, steps), *_others((a, b), chosen)],
     )
 
 
@@ -152,74 +141,39 @@ def _number(evaluation: Evaluation, name: str | None) -> Number:
     found = numbers_of(evaluation)
     headline = HEADLINES.get(evaluation.protocol.name, "loss")
     wanted = name or (headline if headline in found else "loss")
+    if wanted == "perplexity" and wanted not in found:
+        wanted = "loss"
     if wanted not in found:
         raise UsageError(
             f"the report of {describe_protocol(evaluation)} has no number {wanted!r}; it has {', '.join(found)}"
         )
     nats = found[wanted]
+    peer = evaluation.peer.get(wanted)
     return Number(
         model=evaluation.model.spec,
         protocol=describe_protocol(evaluation),
         dtype=evaluation.model.dtype,
         name=wanted,
         nats=nats,
-        value=math.exp(nats) if nats < 709 else None,
+        value=evaluation.metrics.loss if peer is None else peer,
+        perplexity=math.exp(nats) if nats < 709 else None,
     )
 
 
-def _side(evaluation: Evaluation, number: str) -> _Side:
-    split, _, loss = number.partition("_")
-    only = split if loss == "loss" and any(row.split == split for row in evaluation.rows) else None
-    overwritten = evaluation.protocol.name == "llama.cpp" and evaluation.model.adds_bos
-    parts = [
-        _row(row, row.tokenized, overwritten, only is None or row.split == only)
-        for row in evaluation.rows
-        if row.tokenized is not None
-    ]
-    scores = np.concatenate([p.scores for p in parts])
-    loss_of = np.concatenate([p.loss for p in parts])
-    scored = scores > 0
-    return _Side(
-        keys=[key for p in parts for key in p.keys],
-        loss=loss_of,
-        scores=scores,
-        total=float((loss_of * scores)[scored].sum() / scores.sum()) if scored.any() else math.nan,
-        where=np.concatenate([p.where for p in parts]),
-        prefix=np.concatenate([p.prefix for p in parts]),
-        fed=np.concatenate([p.fed for p in parts]),
-    )
+def _predictions(chosen: Sequence[Number], sides: Sequence[Side]) -> Step:
+    """Two tokenizers, one denominator: whatever differs lies in the predictions."""
+    nll = [side.total * float(side.scores.sum()) for side in sides]
+    why = f"the same text costs {nll[0]:.1f} nats in all against {nll[1]:.1f}"
+    return _step("prediction", chosen[1].nats - chosen[0].nats, int(sides[1].scores.sum()), why)
 
 
-def _row(row: RowInfo, kept: Tokenized, overwritten: bool, wanted: bool) -> _Side:
-    tokens = len(kept.ids)
-    windows = list(zip(kept.first, kept.size, strict=True)) if wanted else []
-    total, count = token_sums(tokens, windows, np.asarray(kept.nll if wanted else [], dtype=np.float32))
-    starts, ends = kept.byte_starts, kept.byte_ends
-    if starts is None or ends is None:
-        starts, ends = list(range(tokens)), list(range(1, tokens + 1))
-    own = [row.offset + at for at in starts]
-    where, fed = np.full(tokens, -1, dtype=np.int64), np.zeros(tokens, dtype=np.int64)
-    prefix = np.zeros(tokens, dtype=bool)
-    for first, size, context in zip(kept.first, kept.size, kept.context, strict=True) if wanted else ():
-        begin = first - context
-        special = begin < 0 or overwritten
-        real = begin + 1 if special else begin
-        where[first : first + size] = own[real]
-        prefix[first : first + size] = special
-        fed[first : first + size] = np.arange(first, first + size) - real
-    with np.errstate(invalid="ignore"):
-        loss = total / count
-    keys = [(row.id, at, row.offset + end, i) for at, end, i in zip(own, ends, kept.ids, strict=True)]
-    return _Side(keys, loss, count, math.nan, where, prefix, fed)
-
-
-def _one_tokenizer(a: _Side, b: _Side) -> bool:
+def _one_tokenizer(a: Side, b: Side) -> bool:
     """Whether nearly all tokens of the smaller are the other's as well; a text cut in two has a few others."""
     common = len(set(a.keys) & set(b.keys))
     return common > 0.9 * min(len(a.keys), len(b.keys))
 
 
-def _same_tokens(a: Evaluation, b: Evaluation, one: _Side, other: _Side) -> Iterator[Step]:
+def _same_tokens(a: Evaluation, b: Evaluation, one: Side, other: Side) -> Iterator[Step]:
     places = {key: number for number, key in enumerate(other.keys)}
     pairs = [(i, j) for i, key in enumerate(one.keys) if (j := places.get(key)) is not None]
     left, right = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
@@ -247,7 +201,7 @@ def _way(means: Sequence[tuple[float, ...]], to: int, origin: int) -> float:
 
 
 def _contexts(
-    a: Evaluation, b: Evaluation, left: tuple[_Side, NDArray[np.int64]], right: tuple[_Side, NDArray[np.int64]]
+    a: Evaluation, b: Evaluation, left: tuple[Side, NDArray[np.int64]], right: tuple[Side, NDArray[np.int64]]
 ) -> Iterator[Step]:
     """The same tokens' losses, by what they were predicted from."""
     (one, i), (other, j) = left, right
@@ -268,16 +222,30 @@ def _contexts(
         yield _step(name, nats, int(mask.sum()), why)
 
 
+def _models(a: Evaluation, b: Evaluation) -> tuple[bool, bool]:
+    """Whether the weights differ, and whether the dtype does. Fingerprints of some adapters follow the dtype; then the
+    specs, but for it, tell."""
+    dtype = a.model.dtype != b.model.dtype
+    weights = a.model.fingerprint != b.model.fingerprint
+    if weights and dtype:
+        specs = [re.sub(r",dtype=[^,]*", "", e.model.spec) for e in (a, b)]
+        weights = specs[0] != specs[1]
+    return weights, dtype
+
+
 def _numerics(a: Evaluation, b: Evaluation) -> tuple[str, str]:
     """What can make a token's loss another in the same context."""
-    if a.model.dtype != b.model.dtype:
+    weights, dtype = _models(a, b)
+    if weights and dtype:
+        return "weights, dtype", f"the same context under other weights, in {a.model.dtype} and {b.model.dtype}"
+    if dtype:
         return "dtype", f"the same context in {a.model.dtype} and {b.model.dtype}"
-    if a.model.fingerprint != b.model.fingerprint:
+    if weights:
         return "weights", "the same context under other weights"
     return "rounding", "the same context under the same weights"
 
 
-def _other_tokens(a: Evaluation, b: Evaluation, one: _Side, other: _Side) -> Iterator[Step]:
+def _other_tokens(a: Evaluation, b: Evaluation, one: Side, other: Side) -> Iterator[Step]:
     spans = align(a, b)
     if not len(spans.bytes):
         raise UsageError("no stretch of the text was scored by both, so their losses cannot be compared")
@@ -299,9 +267,15 @@ def _step(name: str, nats: float, tokens: int, why: str) -> Step:
     return Step(name=name, nats=nats, tokens=tokens, why=why)
 
 
-def _notes(a: Evaluation, b: Evaluation) -> Iterator[str]:
-    dtypes, weights = a.model.dtype != b.model.dtype, a.model.fingerprint != b.model.fingerprint
-    if weights and not dtypes:
-        yield "the weights differ as well: the shares of context and prefix hold theirs"
-    elif dtypes:
-        yield "the dtypes differ as well: where the context differs too, its share holds that of dtype"
+def _others(both: Sequence[Evaluation], chosen: Sequence[Number]) -> Iterator[str]:
+    """Numbers that could have been taken instead."""
+    for letter, evaluation, number in zip("ab", both, chosen, strict=True):
+        others = [name for name in numbers_of(evaluation) if name != number.name]
+        if others:
+            yield f"instead of {number.name}, --number-{letter} takes {', '.join(others)}"
+
+
+def _notes(a: Evaluation, b: Evaluation, steps: Sequence[Step]) -> Iterator[str]:
+    names = [name for name, differs in zip(("weights", "dtype"), _models(a, b), strict=True) if differs]
+    if names and any(step.name in ("context", "prefix") and step.tokens for step in steps):
+        yield f"{' and '.join(names)} differ as well: the shares of context and prefix hold theirs"

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.batching import BatchSize, batches
 from evalgpt.compare import Divergence, summarise
 from evalgpt.core import Document, EvaluationError, Model, UsageError
-from evalgpt.engine import Plan, Progress, batches, plan_windows
+from evalgpt.engine import Plan, Progress, plan_windows
 from evalgpt.protocols import Protocol
 
 __all__ = ["check_models", "diverge"]
@@ -21,7 +22,7 @@ def diverge(
     documents: Sequence[Document],
     protocol: Protocol,
     *,
-    batch_tokens: int,
+    size: BatchSize,
     progress: Callable[[Progress], None] | None = None,
 ) -> Divergence:
     """KL(P || Q) of the second model's predictions Q from the first's P, over the windows of ``protocol``.
@@ -40,7 +41,7 @@ def diverge(
     found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = [(np.empty(0), np.empty(0, bool))] * len(windows)
     total = sum(len(w.ids) - w.start for _, w in windows)
     done, kl_sum = 0, 0.0
-    for batch in batches([len(w.ids) - 1 for _, w in windows], batch_tokens):
+    for batch in batches([len(w.ids) - 1 for _, w in windows], size):
         for index, result in zip(batch, ask.divergence(models[1], [windows[i][1] for i in batch]), strict=True):
             found[index] = result
             done += len(result[0])

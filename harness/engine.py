@@ -9,24 +9,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.batching import Scorer, Work, batches
 from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, UsageError, Window
 from evalgpt.protocols import Piece, Protocol, Tokens
 
 __all__ = [
-    "DEFAULT_BATCH_TOKENS",
     "Plan",
     "Progress",
     "Result",
-    "batches",
     "plan_windows",
     "row_of",
     "score_documents",
     "score_windows",
 ]
-
-DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
-"""Tokens fed at once, padding included, by kind of device. On two CPU cores 512 and 2048 are equally fast and 4096 is
-4 % slower (bench/batch.py); few keep memory low and progress visible. CUDA's and MPS's are guesses, not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +39,7 @@ class Result:
 
     rows: list[Row]
     documents: list[Document]
-    fed_tokens: int
+    work: Work
     encoding_seconds: float
     scoring_seconds: float
 
@@ -65,16 +60,15 @@ class Plan:
 
 
 def score_documents(
-    model: Model,
+    scorer: Scorer,
     documents: Iterable[Document],
     protocol: Protocol,
     *,
-    batch_tokens: int,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Score every window that ``protocol``, bound to ``model``, draws over ``documents``.
+    """Score every window that ``protocol``, bound to the scorer's model, draws over ``documents``.
 
-    What is in a batch depends on the windows and on ``batch_tokens`` alone.
+    What is in a batch depends on the windows and on the batch size alone.
 
     Raises:
         EvaluationError: a token id outside the model's vocabulary, fewer than two tokens in all, nothing to
@@ -83,27 +77,26 @@ def score_documents(
     """
     began = time.perf_counter()
     kept = list(documents)
-    plans = plan_windows(model, kept, protocol)
+    plans = plan_windows(scorer.model, kept, protocol)
     encoded = time.perf_counter()
     windows = [(plan, i) for plan in plans for i in range(len(plan.windows))]
-    score_windows(model, windows, batch_tokens=batch_tokens, progress=progress)
+    score_windows(scorer, windows, progress=progress)
     return Result(
         rows=[row_of(plan) for plan in plans],
         documents=kept,
-        fed_tokens=sum(len(plan.windows[i].ids) - 1 for plan, i in windows),
+        work=scorer.work,
         encoding_seconds=encoded - began,
         scoring_seconds=time.perf_counter() - encoded,
     )
 
 
 def score_windows(
-    model: Model,
-    chosen: Sequence[tuple[Plan, int]],
-    *,
-    batch_tokens: int,
-    progress: Callable[[Progress], None] | None = None,
+    scorer: Scorer, chosen: Sequence[tuple[Plan, int]], *, progress: Callable[[Progress], None] | None = None
 ) -> None:
     """Score the ``chosen`` windows, each by its plan and its number there, into ``plan.nll``.
+
+    Batches are drawn as if nothing were remembered, so that a run which goes on where another was stopped computes the
+    same batches, to the same digits.
 
     Raises:
         EvaluationError: a model that answers with the wrong number of losses, with NaN or with infinity.
@@ -111,12 +104,12 @@ def score_windows(
     windows = [plan.windows[i] for plan, i in chosen]
     total = sum(len(w.ids) - w.start for w in windows)
     done, nll_sum = 0, 0.0
-    for batch in batches([len(w.ids) - 1 for w in windows], batch_tokens):
-        for index, nll in zip(batch, _score(model, [windows[i] for i in batch]), strict=True):
+    for batch in batches([len(w.ids) - 1 for w in windows], scorer.size):
+        for index, nll in zip(batch, scorer.score([windows[i] for i in batch]), strict=True):
             plan, i = chosen[index]
             if not np.isfinite(nll).all():
                 what = "NaN as a loss" if np.isnan(nll).any() else "an infinite loss, a probability of zero,"
-                raise EvaluationError(f"model {model.name} gave {what} in document {plan.document.id!r}")
+                raise EvaluationError(f"model {scorer.model.name} gave {what} in document {plan.document.id!r}")
             plan.nll[i] = nll
             done += len(nll)
             nll_sum += float(nll.sum(dtype=np.float64))
@@ -139,19 +132,6 @@ def plan_windows(model: Model, documents: Iterable[Document], protocol: Protocol
         plans += _plan(model, document, protocol)
     _check_enough(plans, protocol)
     return plans
-
-
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of windows to score together: longest first, so that the padded batch stays within ``batch_tokens``.
-
-    A window longer than that is a batch by itself. Equal lengths keep their order.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    at = 0
-    while at < len(order):
-        size = max(batch_tokens // lengths[order[at]], 1)
-        yield order[at : at + size]
-        at += size
 
 
 def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[Plan]:
@@ -191,20 +171,6 @@ def _check_enough(plans: Sequence[Plan], protocol: Protocol) -> None:
             f"nothing to score: protocol {protocol.name} with context {protocol.context} finds no window in "
             f"{tokens} tokens; give a longer text, a smaller --context or --protocol exact"
         )
-
-
-def _score(model: Model, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
-    scores = model.score(windows)
-    if len(scores) != len(windows):
-        raise EvaluationError(f"model {model.name} answered {len(scores)} windows of {len(windows)}")
-    for window, score in zip(windows, scores, strict=True):
-        expected = len(window.ids) - window.start
-        nll = np.asarray(score.nll, dtype=np.float32)
-        if nll.shape != (expected,):
-            raise EvaluationError(
-                f"model {model.name} returned losses of shape {nll.shape} for {expected} scored tokens"
-            )
-        yield nll
 
 
 def row_of(plan: Plan) -> Row:

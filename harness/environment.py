@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["hardware", "software"]
 
-_PACKAGES = ("evalgpt", "numpy", "safetensors", "tiktoken", "torch")
+_PACKAGES = ("evalgpt", "numpy", "safetensors", "tiktoken", "tokenizers", "torch", "transformers")
 
 
 def software() -> dict[str, str]:

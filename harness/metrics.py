@@ -92,8 +92,8 @@ class Metrics:
     total NLL / (ln 2 * UTF-8 bytes), ``byte_perplexity`` and ``word_perplexity`` are exp(total NLL / bytes or
     words). Bytes and words are those of scored tokens only; a word is a run of characters that are not white space,
     and counts where its first byte is scored. ``mean_text_perplexity`` is the mean over texts of exp(loss of the text),
-    Hugging Face evaluate's ``mean_perplexity``; None for a single text and for texts in parts. ``uncertainty`` is None where there
-    are too few tokens to tell.
+    Hugging Face evaluate's ``mean_perplexity``; None for a single text and for texts in parts. ``uncertainty`` is None
+    where there are too few tokens to tell.
     """
 
     loss: float

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import click
+
+from evalgpt.cache import ScoreCache
 from evalgpt.core import Model, Task
 from evalgpt.plugins import Plugins
 from evalgpt.progress import waiting
 from evalgpt.protocols import Protocol
+from evalgpt.specs import visible
 
 __all__ = ["ModelOptions"]
 
@@ -26,6 +31,7 @@ class ModelOptions:
     dtype: str | None = None
     batch_tokens: int | None = None
     output: str | None = None
+    cache: bool = True
     quiet: bool = False
 
     def check(self, plugins: Plugins) -> None:
@@ -34,6 +40,17 @@ class ModelOptions:
             plugins.check("model", spec, {"device": self.device, "dtype": self.dtype})
         for spec in self.tasks:
             plugins.check("task", spec)
+
+    @contextmanager
+    def open_cache(self) -> Iterator[ScoreCache | None]:
+        """Where scores are kept, None with ``--no-cache``; trouble with it is told at the end, and costs no run."""
+        if not self.cache:
+            yield None
+            return
+        with ScoreCache() as cache:
+            yield cache
+        if cache.problem is not None:
+            click.echo(f"evalgpt: warning: {visible(cache.problem)}", err=True)
 
     def build_model(self, plugins: Plugins, spec: str) -> Model:
         """The model of ``spec`` on the device and in the dtype asked for."""

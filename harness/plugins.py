@@ -79,7 +79,7 @@ class Plugins:
             return known[name]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(f"unknown {kind} {name!r}; {hint}known: {', '.join(sorted(known))}")
+        raise UsageError(f"unknown {kind} {name!r}; {hint}known: {', '.join(sorted(known))}; --plugin loads others")
 
     def check(self, kind: str, spec: str, given: Mapping[str, object] | None = None) -> None:
         """Raise UsageError for a name, a key or a value that cannot be, without building anything."""

@@ -65,7 +65,7 @@ def print_rows(console: Console, headers: Sequence[str], rows: Sequence[Sequence
         console.print(table)
         return
     for row in rows:
-        say(console, " ".join(cell.strip() for cell in row[:left] if cell))
+        say(console, ": ".join(cell.strip() for cell in row[:left] if cell.strip()))
         named = zip(headers[left:], row[left:], strict=True)
         say(console, ", ".join(f"{name} {cell}" for name, cell in named if cell), indent=2)
 
@@ -146,7 +146,11 @@ def _ledger(evaluation: Evaluation) -> str:
     if ledger.context is not None:
         c = ledger.context
         line += f"; each after {c.smallest} to {c.largest} tokens, {c.median:g} in the median"
-    return f"{line}; {evaluation.timing.tokens_per_second:,.0f} tokens/s"
+    computed = evaluation.timing.computed_scores
+    recalled = 0 if computed is None else ledger.scores - computed
+    if recalled:
+        line += f"; {recalled if computed else 'all'} losses kept from an earlier run"
+    return line if computed == 0 else f"{line}; {evaluation.timing.tokens_per_second:,.0f} tokens/s"
 
 
 def _number(value: float | None, form: str) -> str:

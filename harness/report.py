@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
-from evalgpt.core import EvaluationError, Row, UsageError
+from evalgpt.core import Row, UsageError
+from evalgpt.files import write_bytes
 from evalgpt.metrics import Ledger, Metrics
 from evalgpt.verdicts import Verdict
 
 __all__ = [
     "SCHEMA",
-    "STDOUT",
     "Evaluation",
     "ModelInfo",
     "ProtocolInfo",
@@ -28,22 +26,13 @@ __all__ = [
     "TaskInfo",
     "Timing",
     "Tokenized",
-    "check_writable",
     "describe_protocol",
-    "is_stream",
     "json_schema",
     "read_report",
     "row_info",
     "to_json",
-    "write_bytes",
     "write_report",
 ]
-
-TEMPORARY = ".evalgpt-"
-"""How the names of files being written begin; the target's own name may be as long as names get."""
-
-STDOUT = ("-", "/dev/stdout")
-"""Names of standard output; what is printed besides then goes to standard error."""
 
 SCHEMA: Final = "evalgpt.report/1"
 
@@ -102,13 +91,15 @@ class ProtocolInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Wall-clock seconds. ``tokens_per_second`` is scored tokens, ``fed_tokens_per_second`` tokens the model read,
-    both over ``scoring_seconds``."""
+    """Wall-clock seconds. ``computed_scores`` are those not recalled from an earlier run (None in reports that do not
+    say); ``tokens_per_second`` is theirs, ``fed_tokens_per_second`` that of the tokens read for them, over
+    ``scoring_seconds``."""
 
     encoding_seconds: float
     scoring_seconds: float
     tokens_per_second: float
     fed_tokens_per_second: float
+    computed_scores: int | None = None
 
 
 class Tokenized(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,87 +232,39 @@ def read_report(path: str) -> Report:
     try:
         found = msgspec.json.decode(data, type=_Version).schema
         if found == SCHEMA:
-            return msgspec.json.decode(data, type=Report)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            report = msgspec.json.decode(data, type=Report)
+            _check_rows(report)
+            return report
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{name} is not an evalgpt report: {error}") from None
     raise UsageError(f"{name} has schema {found!r}; this evalgpt reads {SCHEMA!r}")
+
+
+def _check_rows(report: Report) -> None:
+    """Raise ValueError where the losses of single tokens do not fit together, which only a changed file has."""
+    for e, evaluation in enumerate(report.evaluations):
+        for r, row in enumerate(evaluation.rows):
+            if row.tokenized is not None and not _consistent(row, row.tokenized):
+                raise ValueError(f"evaluations[{e}].rows[{r}].tokenized has lists that do not fit together")
+
+
+def _consistent(row: RowInfo, kept: Tokenized) -> bool:
+    spans = [kept.byte_starts, kept.byte_ends] if kept.byte_starts is not None or kept.byte_ends is not None else []
+    if len(kept.ids) != row.tokens or any(span is None or len(span) != row.tokens for span in spans):
+        return False
+    if not len(kept.first) == len(kept.size) == len(kept.context) or not sum(kept.size) == len(kept.nll) == row.scores:
+        return False
+    windows = zip(kept.first, kept.size, kept.context, strict=True)
+    return all(
+        first >= 0 and size >= 1 and first + size <= row.tokens and 1 <= context <= first + 1
+        for first, size, context in windows
+    )
 
 
 class _Version(msgspec.Struct):
     schema: str
 
 
-def check_writable(path: str) -> None:
-    """Find out before the evaluation, not after, that ``path`` cannot be written.
-
-    Raises:
-        UsageError: it cannot; the message says why.
-    """
-    try:
-        _check_target(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _check_target(path: str) -> None:
-    if Path(path).is_dir():
-        raise UsageError(f"cannot write {path}: it is a folder; give a file such as {Path(path) / 'report.json'}")
-    if is_stream(path):
-        return
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {target.parent}")
-    if target.exists():
-        if not os.access(target, os.W_OK):
-            raise UsageError(f"cannot write {path}: permission denied")
-        with target.open("rb") as file:
-            if file.read(1) not in (b"", b"{"):
-                raise UsageError(f"cannot write {path}: it holds something else than a report; remove it first")
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=TEMPORARY):
-        pass
-
-
-def is_stream(path: str) -> bool:
-    """Whether ``path`` is ``-``, a pipe or a device, which take the bytes once and as they are."""
-    return path in STDOUT or (Path(path).exists() and not Path(path).is_file())
-
-
 def write_report(report: Report, path: str) -> None:
-    """Write ``report`` as JSON; see :func:`write_bytes`."""
+    """Write ``report`` as JSON; see :func:`evalgpt.files.write_bytes`."""
     write_bytes(to_json(report), path)
-
-
-def write_bytes(data: bytes, path: str) -> None:
-    """Write so that ``path`` never holds half of ``data``: a temporary file beside it, then a rename.
-
-    Raises:
-        EvaluationError: the file cannot be written.
-    """
-    try:
-        if is_stream(path):
-            Path(path).write_bytes(data)
-        else:
-            _replace(Path(os.path.realpath(path)), data)  # a link stays a link
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _replace(target: Path, data: bytes) -> None:
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, mode)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,13 +11,15 @@ import click
 import msgspec
 
 from evalgpt.api import evaluate, make_report
+from evalgpt.cache import ScoreCache
 from evalgpt.core import EvalgptError, Model, Task
+from evalgpt.files import STDOUT, check_writable, is_stream
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
 from evalgpt.progress import Bar
 from evalgpt.protocols import Protocol
 from evalgpt.render import print_evaluations
-from evalgpt.report import STDOUT, Evaluation, Report, check_writable, is_stream, to_json, write_report
+from evalgpt.report import Evaluation, Report, to_json, write_report
 from evalgpt.specs import visible
 
 __all__ = ["RunOptions", "run_all"]
@@ -36,8 +38,9 @@ def run_all(plugins: Plugins, options: RunOptions, command: Sequence[str]) -> in
     if options.output is not None and options.output != "-":
         check_writable(options.output)
     options.check(plugins)
-    run = _Run(plugins, options, make_report([], command))
-    run.go()
+    with options.open_cache() as cache:
+        run = _Run(plugins, options, make_report([], command), cache)
+        run.go()
     evaluations = run.report.evaluations
     if evaluations:
         print_evaluations(evaluations, err=options.output in STDOUT)
@@ -58,8 +61,8 @@ def _announce(report: Report, output: str | None) -> None:
 class _Run:
     """The evaluations of one run as they are made, and the worst exit code so far."""
 
-    def __init__(self, plugins: Plugins, options: RunOptions, report: Report) -> None:
-        self.plugins, self.options, self.report = plugins, options, report
+    def __init__(self, plugins: Plugins, options: RunOptions, report: Report, cache: ScoreCache | None) -> None:
+        self.plugins, self.options, self.report, self.cache = plugins, options, report, cache
         self.alone = len(options.models) * len(options.tasks) == 1
         self.worst = 0
 
@@ -92,7 +95,13 @@ class _Run:
         try:
             with Bar(f"{model.spec} on {task.spec}", quiet=options.quiet) as bar:
                 evaluation = evaluate(
-                    model, task, protocol, batch_tokens=options.batch_tokens, tokens=options.tokens, progress=bar
+                    model,
+                    task,
+                    protocol,
+                    batch_tokens=options.batch_tokens,
+                    tokens=options.tokens,
+                    cache=self.cache,
+                    progress=bar,
                 )
         except Exception as error:
             self._failed(error, f"{model.spec} on {task.spec}")

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import click
-
 from evalgpt.core import Model, UsageError
+from evalgpt.files import STDOUT, check_writable, write_bytes
 from evalgpt.plugins import Plugins
 from evalgpt.progress import waiting
 from evalgpt.render import console_for, say
-from evalgpt.report import STDOUT, check_writable, to_json, write_bytes
+from evalgpt.report import to_json
 from evalgpt.specs import parse
 from evalgpt.testing import CHECKS, Checked, Outcome, Subject, names, run_check
 
@@ -31,6 +30,7 @@ class CheckOptions:
     expect: Sequence[str] = ()
     seed: int = 0
     tolerance: float | None = None
+    longest: int = 4096
     device: str | None = None
     dtype: str | None = None
     output: str | None = None
@@ -59,6 +59,7 @@ def check_all(plugins: Plugins, options: CheckOptions) -> int:
         other=None if other is None else lambda: build(other),
         seed=options.seed,
         tolerance=options.tolerance,
+        longest=options.longest,
     )
     with waiting(f"building {options.model}", options.quiet):
         model = subject.model
@@ -67,7 +68,7 @@ def check_all(plugins: Plugins, options: CheckOptions) -> int:
     for name in chosen:
         with waiting(f"checking {name}", options.quiet):
             outcomes.append(run_check(subject, name, expected.get(name)))
-        _print(outcomes[-1], err)
+        _print(outcomes, err)
     _summary(options.model, outcomes, err)
     if options.output is not None:
         checked = Checked(
@@ -86,9 +87,10 @@ def check_all(plugins: Plugins, options: CheckOptions) -> int:
 
 def list_checks() -> None:
     """Print every check with what it asserts."""
+    console = console_for()
     for name, check in CHECKS.items():
-        click.secho(name, bold=True, nl=False)
-        click.echo(f"  {' '.join((check.__doc__ or '').split())}")
+        say(console, name)
+        say(console, " ".join((check.__doc__ or "").replace("``", "").split()), indent=4)
 
 
 def _expected(given: Sequence[str]) -> dict[str, str]:
@@ -115,11 +117,16 @@ def _other_seed(plugins: Plugins, spec: str) -> str | None:
     return str(type(parsed)(parsed.name, parsed.argument, {**parsed.options, "seed": str(other)}))
 
 
-def _print(outcome: Outcome, err: bool) -> None:
+def _print(outcomes: Sequence[Outcome], err: bool) -> None:
+    """Print the last outcome; what was told before is not told again."""
     console = console_for(err=err)
+    outcome = outcomes[-1]
     say(console, f"{MARKS[outcome.status]:<8} {outcome.check}")
+    before = next((o.check for o in outcomes[:-1] if o.message == outcome.message), None)
     if outcome.message:
-        say(console, outcome.message, indent=9)
+        say(console, outcome.message if before is None else f"the same as {before}", indent=9)
+    if outcome.check == "repeatable" and outcome.status == "failed":
+        say(console, "scores that differ by themselves fail most of what follows; mend this first", indent=9)
 
 
 def _summary(model: str, outcomes: Sequence[Outcome], err: bool) -> None:

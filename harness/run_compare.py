@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 import click
 import msgspec
 
-from evalgpt.api import batch_size, evaluate, make_report
+from evalgpt.api import evaluate, make_report
+from evalgpt.batching import BatchSize
+from evalgpt.cache import ScoreCache
 from evalgpt.compare import Comparison, Comparisons, compare, pairs_of
 from evalgpt.core import Model, Task, UsageError
 from evalgpt.divergence import check_models, diverge
+from evalgpt.files import STDOUT, check_writable, write_bytes
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
 from evalgpt.progress import Bar
 from evalgpt.protocols import Protocol
 from evalgpt.render_compare import print_comparisons
-from evalgpt.report import STDOUT, Evaluation, check_writable, read_report, to_json, write_bytes, write_report
+from evalgpt.report import Evaluation, read_report, to_json, write_report
 
 __all__ = ["CompareOptions", "compare_all"]
 
@@ -44,8 +47,9 @@ def compare_all(plugins: Plugins, options: CompareOptions, command: Sequence[str
     else:
         comparisons = []
         try:
-            for comparison in _run(plugins, options, command):
-                comparisons.append(comparison)  # one by one: what was compared before a failure is shown
+            with options.open_cache() as cache:
+                for comparison in _run(plugins, options, command, cache):
+                    comparisons.append(comparison)  # one by one: what was compared before a failure is shown
         except Exception:
             print_comparisons(comparisons, err=options.output in STDOUT)
             raise
@@ -90,7 +94,9 @@ def _against_first(evaluations: Sequence[Evaluation], strict: bool) -> list[Comp
     return [compare(*pair) for pair in pairs]
 
 
-def _run(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> Iterator[Comparison]:
+def _run(
+    plugins: Plugins, options: CompareOptions, command: Sequence[str], cache: ScoreCache | None
+) -> Iterator[Comparison]:
     options.check(plugins)
     pairs = [options.build_task(plugins, spec) for spec in options.tasks]
     models = [options.build_model(plugins, spec) for spec in options.models]
@@ -99,7 +105,7 @@ def _run(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> I
     report = make_report([], command)
     for task, protocol in pairs:
         common = _common(protocol, models)
-        evaluations = [_evaluate(model, task, common, options) for model in models]
+        evaluations = [_evaluate(model, task, common, options, cache) for model in models]
         report = msgspec.structs.replace(report, evaluations=[*report.evaluations, *evaluations])
         if options.save_report is not None:
             write_report(report, options.save_report)
@@ -120,9 +126,11 @@ def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:
     return replace(protocol, context=min(defaults))
 
 
-def _evaluate(model: Model, task: Task, protocol: Protocol, options: CompareOptions) -> Evaluation:
+def _evaluate(
+    model: Model, task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
+) -> Evaluation:
     with Bar(f"{model.spec} on {task.spec}", quiet=options.quiet) as bar:
-        return evaluate(model, task, protocol, batch_tokens=options.batch_tokens, progress=bar)
+        return evaluate(model, task, protocol, batch_tokens=options.batch_tokens, cache=cache, progress=bar)
 
 
 def _with_divergence(
@@ -133,7 +141,7 @@ def _with_divergence(
             models,
             list(task.documents()),
             protocol.bind(models[0]),
-            batch_tokens=batch_size(models[0], options.batch_tokens),
+            size=BatchSize.of(models[0], options.batch_tokens),
             progress=bar,
         )
     return msgspec.structs.replace(found, divergence=kl)

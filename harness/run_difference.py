@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from evalgpt.core import UsageError
 from evalgpt.difference import Difference, Differences, Number, explain
+from evalgpt.files import STDOUT, check_writable, write_bytes
 from evalgpt.render import console_for, print_rows, say
-from evalgpt.report import STDOUT, Evaluation, check_writable, read_report, to_json, write_bytes
+from evalgpt.report import Evaluation, read_report, to_json
 
 __all__ = ["explain_all"]
 
@@ -27,7 +28,9 @@ def explain_all(reports: Sequence[str], names: tuple[str | None, str | None], ou
     first, second = (read_report(path).evaluations for path in reports)
     pairs = [(a, b) for a in first for b in second if a.task.sha256 == b.task.sha256 and _alike(a, b, first, second)]
     if not pairs:
-        raise UsageError(f"no text of {reports[0]} is in {reports[1]} (task.sha256), so there is nothing to explain")
+        same = {e.task.sha256 for e in first} & {e.task.sha256 for e in second}
+        what = "model (spec) on a text" if same else "text (task.sha256)"
+        raise UsageError(f"no {what} of {reports[0]} is in {reports[1]}, so there is nothing to explain")
     found = [explain(a, b, names) for a, b in pairs]
     for difference in found:
         _print(difference, err=output in STDOUT)
@@ -40,7 +43,7 @@ def explain_all(reports: Sequence[str], names: tuple[str | None, str | None], ou
 
 def _alike(a: Evaluation, b: Evaluation, first: Sequence[Evaluation], second: Sequence[Evaluation]) -> bool:
     """Whether to pair them: the same model, where a report holds several."""
-    several = len({e.model.spec for e in first}) > 1 or len({e.model.spec for e in second}) > 1
+    several = len({e.model.spec for e in first}) > 1 and len({e.model.spec for e in second}) > 1
     return not several or a.model.spec == b.model.spec
 
 
@@ -50,16 +53,24 @@ def _print(found: Difference, err: bool) -> None:
     say(console, f"{' ' * len(found.task)}  {_quoted(found.to)}")
     rows = [(s.name, s.why, str(s.tokens) if s.tokens else "", f"{s.nats:+.5f}", _times(s.nats)) for s in found.steps]
     print_rows(console, HEADERS, [*rows, ("all", "", "", f"{found.nats:+.5f}", _times(found.nats))], left=2)
+    say(console, "nats: the second's logarithm minus the first's; times: what that makes of the perplexity")
     for note in found.notes:
         say(console, note)
 
 
 def _quoted(number: Number) -> str:
-    value = "beyond a float" if number.value is None else f"{number.value:.4f}"
-    name = "perplexity" if number.name == "loss" else number.name
-    return f"{name} {value}, {number.protocol}, {number.model}"
+    perplexity = "beyond a float" if number.perplexity is None else f"{number.perplexity:.4f}"
+    if "perplexity" in number.name:
+        told = f"{number.name} {perplexity}"
+    elif number.name == "loss":
+        told = f"perplexity {perplexity}"
+    else:
+        told = f"{number.name} {number.value:.5f} (as a perplexity {perplexity})"
+    return f"{told}, {number.protocol}, {number.model}"
 
 
 def _times(nats: float) -> str:
     """By how much a perplexity is multiplied."""
-    return f"{math.exp(nats):.4f}" if abs(nats) < 30 else f"e^{nats:.1f}"
+    if abs(nats) < 5:
+        return f"{math.exp(nats):.4f}"
+    return f"{math.exp(nats):.4g}" if abs(nats) < 700 else f"e^{nats:.1f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import click
@@ -36,29 +36,41 @@ def verify_all(plugins: Plugins, options: VerifyOptions) -> int:
     """Verify every evaluation of every report, one line each; the exit code, 1 if any does not hold."""
     if options.tolerance is not None and not 0 <= options.tolerance < float("inf"):
         raise UsageError(f"--tolerance takes nats per token from 0 up, not {options.tolerance}")
-    evaluations = [(path, e) for path in options.reports for e in read_report(path).evaluations]
-    for path in options.reports:
-        if not any(path == own for own, _ in evaluations):
+    outcomes = [code for path in options.reports for code in _verify_file(plugins, path, options)]
+    failed, impossible = outcomes.count(1), outcomes.count(2)
+    if failed:
+        click.echo(f"evalgpt: {failed} of {len(outcomes)} evaluations do not hold", err=True)
+    if impossible:
+        click.echo(f"evalgpt: {impossible} of {len(outcomes)} could not be verified", err=True)
+    return 1 if failed else 2 if impossible else 0
+
+
+def _verify_file(plugins: Plugins, path: str, options: VerifyOptions) -> Iterator[int]:
+    """Print a line for each evaluation of one file; 0 where it holds, 1 where not, 2 where that cannot be told."""
+    console = console_for()
+    try:
+        evaluations = read_report(path).evaluations
+        if not evaluations:
             raise UsageError(f"{path} holds no evaluation")
-    for _, evaluation in evaluations:
-        plugins.check("model", evaluation.model.spec)
-        plugins.check("task", evaluation.task.spec)
+    except UsageError as error:
+        say(console, f"UNKNOWN   {path}: {error}")
+        yield 2
+        return
     models: dict[tuple[str, str], Model] = {}
-    failed = 0
-    for path, evaluation in evaluations:
+    for evaluation in evaluations:
         key = (evaluation.model.spec, evaluation.model.dtype)
+        title = _title(path, evaluation)
         try:
             if key not in models:
                 models.clear()  # one at a time: two large models may not fit
                 models[key] = _model(plugins, evaluation, options)
-            line = f"verified  {_title(path, evaluation)}: {_one(plugins, evaluation, models[key], options)}"
+            line, code = f"verified  {title}: {_one(plugins, evaluation, models[key], options)}", 0
         except EvaluationError as error:
-            failed += 1
-            line = f"FAILED    {_title(path, evaluation)}: {error}"
-        say(console_for(), line)
-    if failed:
-        click.echo(f"evalgpt: {failed} of {len(evaluations)} evaluations do not hold", err=True)
-    return 1 if failed else 0
+            line, code = f"FAILED    {title}: {error}", 1
+        except UsageError as error:
+            line, code = f"UNKNOWN   {title}: {error}", 2
+        say(console, line)
+        yield code
 
 
 def _title(path: str, evaluation: Evaluation) -> str:
@@ -80,23 +92,19 @@ def _protocol(plugins: Plugins, evaluation: Evaluation) -> Protocol:
 
 
 def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: VerifyOptions) -> str:
-    sample = Sample(options.windows if options.quick else None, options.seed)
+    if options.quick and any(row.tokenized is None for row in evaluation.rows):
+        raise UsageError("it keeps no losses of single tokens (--no-tokens), so it is verified without --quick")
+    task = plugins.task(evaluation.task.spec)
     try:
         protocol = _protocol(plugins, evaluation)
-        with Bar(f"{evaluation.model.spec} on {evaluation.task.spec}", quiet=options.quiet) as bar:
-            found = verify(
-                evaluation,
-                model,
-                plugins.task(evaluation.task.spec),
-                protocol,
-                sample=sample,
-                tolerance=options.tolerance,
-                progress=bar,
-            )
-    except UsageError as error:  # a parameter that the report was given and the protocol refuses
+        protocol.bind(model)
+    except UsageError as error:  # parameters that no run can have had
         raise EvaluationError(f"protocol: {error}") from error
+    sample = Sample(options.windows if options.quick else None, options.seed)
+    with Bar(f"{evaluation.model.spec} on {evaluation.task.spec}", quiet=options.quiet) as bar:
+        found = verify(evaluation, model, task, protocol, sample=sample, tolerance=options.tolerance, progress=bar)
     if found.losses == 0:
-        return f"the report keeps no losses of single tokens; its numbers hold within {found.tolerance:g}"
+        return f"it keeps no losses of single tokens; its numbers hold within {found.tolerance:.2g}"
     return (
         f"{found.losses} of {found.of} losses, largest difference {found.largest:.2g} nats, mean {found.mean:.2g}; "
         f"every number follows from them"

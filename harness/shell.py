@@ -95,7 +95,7 @@ def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
         raise
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "evalgpt"
-        raise Failure(f"{error.format_message()} See {where} --help", 2) from None
+        raise Failure(f"{error.format_message().rstrip('.')}. See {where} --help", 2) from None
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:
@@ -135,6 +135,19 @@ def common(function: F) -> F:
     )(function)
 
 
+class BatchTokens(click.ParamType[int]):
+    """A whole number from 1 up, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "auto":
+            return 0
+        if not isinstance(value, int) and not (value.isascii() and value.isdecimal() and int(value) >= 1):
+            self.fail(f"{value!r} is neither a whole number from 1 up nor auto", param, ctx)
+        return int(value)
+
+
 def running(function: F) -> F:
     """Options of the commands that run models."""
     for option in reversed(
@@ -144,7 +157,8 @@ def running(function: F) -> F:
             click.option("--stride", type=int, metavar="TOKENS", help="Tokens between windows (the protocol's S)."),
             click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
             click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]"),
-            click.option("--batch-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens per batch, padded."),
+            click.option("--batch-tokens", type=BatchTokens(), help="Tokens per batch, padded; auto finds how many."),
+            click.option("--cache/--no-cache", default=True, help="Keep scores of windows between runs; see 'cache'."),
             click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
         ]
     ):

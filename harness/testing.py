@@ -14,8 +14,11 @@ failures that must have a reason is scikit-learn's (``sklearn.utils.estimator_ch
 
 from __future__ import annotations
 
+import difflib
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -49,8 +52,10 @@ def _checks(*modules: ModuleType) -> dict[str, Check]:
     }
 
 
-CHECKS: Mapping[str, Check] = _checks(checks_text, checks_score, checks_distribution)
-"""Every check by name, in the order in which they run."""
+ALL = _checks(checks_text, checks_score, checks_distribution)
+
+CHECKS: Mapping[str, Check] = {name: ALL[name] for name in dict.fromkeys(("attributes", "repeatable", *ALL))}
+"""Every check by name, in the order in which they run: what is not repeatable fails most of the others too."""
 
 Status = Literal["passed", "failed", "skipped", "expected", "unexpected"]
 
@@ -88,7 +93,9 @@ def names(wanted: Iterable[str]) -> list[str]:
     chosen = list(wanted) or list(CHECKS)
     for name in chosen:
         if name not in CHECKS:
-            raise UsageError(f"there is no check {name!r}; known: {', '.join(CHECKS)}")
+            close = difflib.get_close_matches(name, CHECKS, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise UsageError(f"there is no check {name!r}; {hint}known: {', '.join(CHECKS)}")
     return chosen
 
 
@@ -123,12 +130,17 @@ def run_check(subject: Subject, name: str, reason: str | None = None) -> Outcome
     except CheckFailed as failed:
         status, message = "failed", str(failed)
     except Exception as error:  # the adapter's own, whatever it is
-        told = str(error) if isinstance(error, EvalgptError) else f"{type(error).__name__}: {error}"
-        status, message = "failed", f"the adapter raised {' '.join(told.split())}"
+        status, message = "failed", _raised(error)
     if reason is not None and status != "skipped":
         status = "expected" if status == "failed" else "unexpected"
         message = f"{reason} ({message})" if message else f"expected to fail ({reason}), and passed"
     return Outcome(check=name, status=status, message=message, seconds=time.perf_counter() - began)
+
+
+def _raised(error: Exception) -> str:
+    told = str(error) if isinstance(error, EvalgptError) else f"{type(error).__name__}: {error}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"the adapter raised {' '.join(told.split())} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def parametrize(
@@ -138,6 +150,7 @@ def parametrize(
     expected: Mapping[str, str] | None = None,
     seed: int = 0,
     tolerance: float | None = None,
+    longest: int = 4096,
 ) -> Any:
     """A pytest decorator that gives a test function every check as its argument ``check``, to be called.
 
@@ -150,6 +163,7 @@ def parametrize(
         expected: for each check that is known to fail, why.
         seed: of everything that is drawn.
         tolerance: nats per token by which equal scores may differ; by default what rounding does to the model's dtype.
+        longest: the longest window to try, in tokens fed.
 
     Raises:
         UsageError: ``expected`` names no check.
@@ -158,14 +172,19 @@ def parametrize(
 
     expected = expected or {}
     names(expected)
-    subject = Subject(build, other, seed, tolerance)
+    subject = Subject(build, other, seed, tolerance, longest)
 
     def bound(check: Check) -> Callable[[], None]:
         def run() -> None:
+            _ = subject.model  # a model that cannot be built is no failure that was expected
             try:
                 check(subject)
             except CheckSkipped as skipped:
                 pytest.skip(str(skipped))
+            except CheckFailed:
+                raise
+            except Exception as error:
+                raise CheckFailed(_raised(error)) from error
 
         return run
 
@@ -175,7 +194,9 @@ def parametrize(
             pytest.param(
                 bound(check),
                 id=name,
-                marks=[pytest.mark.xfail(reason=expected[name], strict=True)] if name in expected else [],
+                marks=[pytest.mark.xfail(reason=expected[name], strict=True, raises=CheckFailed)]
+                if name in expected
+                else [],
             )
             for name, check in CHECKS.items()
         ],

@@ -42,9 +42,13 @@ class Verdict:
     message: str
 
 
-def judge(model: Model, rows: Sequence[Row], metrics: Metrics, counted: Ledger) -> list[Verdict]:
-    """What is suspicious about ``metrics`` of ``model`` over ``rows``, whose tokens are ``counted``."""
-    return [*_loss(model, metrics), *_coverage(rows, counted), *_context(model, rows, counted), *_vocabulary(model)]
+def judge(model: Model, rows: Sequence[Row], metrics: Metrics, counted: Ledger, usual: int) -> list[Verdict]:
+    """What is suspicious about ``metrics`` of ``model`` over ``rows``, whose tokens are ``counted``.
+
+    ``usual`` is the context that the protocol takes with this model unless another is asked for.
+    """
+    context = _context(usual, rows, counted)
+    return [*_loss(model, metrics), *_coverage(rows, counted), *context, *_vocabulary(model)]
 
 
 def _loss(model: Model, metrics: Metrics) -> Iterator[Verdict]:
@@ -93,15 +97,16 @@ def _coverage(rows: Sequence[Row], counted: Ledger) -> Iterator[Verdict]:
         )
 
 
-def _context(model: Model, rows: Sequence[Row], counted: Ledger) -> Iterator[Verdict]:
+def _context(usual: int, rows: Sequence[Row], counted: Ledger) -> Iterator[Verdict]:
     if counted.context is None:
         return
     used = counted.context.largest
-    if used * FAR_BELOW <= model.context_length and any(len(row.ids) > used + 1 for row in rows):
+    useful = min(usual, max(len(row.ids) for row in rows))
+    if used * FAR_BELOW <= useful:
         yield Verdict(
             "short_context",
-            f"no token was predicted from more than {used} tokens, and the model takes {model.context_length}: with "
-            f"--context {model.context_length} the loss would be lower",
+            f"no token was predicted from more than {used} tokens, where model, protocol and text allow {useful}: a "
+            f"trained model's loss may be lower with a longer --context",
         )
 
 

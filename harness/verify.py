@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,12 +12,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.api import numbers_of, text_hash
+from evalgpt.api import model_info, numbers_of, task_info
+from evalgpt.batching import BatchSize, Scorer
 from evalgpt.conformance import tolerance_of
-from evalgpt.core import EvaluationError, Model, Task
+from evalgpt.core import Document, EvaluationError, Model, Task
 from evalgpt.engine import Plan, Progress, plan_windows, row_of, score_windows
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, RowInfo, Tokenized, row_info
+from evalgpt.verdicts import judge
 
 __all__ = ["Sample", "Verified", "verify"]
 
@@ -61,9 +64,7 @@ def verify(
     """
     allowed = tolerance_of(evaluation.model.dtype) if tolerance is None else tolerance
     _check_model(evaluation, model)
-    documents = list(task.documents())
-    if text_hash(documents) != evaluation.task.sha256:
-        raise _differs("text", "sha256", evaluation.task.sha256[:16], text_hash(documents)[:16])
+    documents = _documents(evaluation, task)
     bound = protocol.bind(model)
     _check_settings(evaluation, bound)
     plans = plan_windows(model, documents, bound)
@@ -75,37 +76,69 @@ def verify(
                 "the report keeps no losses of single tokens (--no-tokens): verify it without --quick"
             )
         chosen = random.Random(sample.seed).sample(chosen, min(sample.windows, len(chosen)))  # noqa: S311
-    score_windows(model, chosen, batch_tokens=evaluation.batch_tokens, progress=progress)
+    score_windows(Scorer(model, BatchSize(evaluation.batch_tokens)), chosen, progress=progress)
+    _check_config(evaluation, model)  # after a score: an adapter may say in it how it scored
     if stored is None:
-        _check_numbers(evaluation, _derived(bound, task, plans, tokens=False), allowed)
-        return Verified(0, evaluation.metrics.scores, 0.0, 0.0, allowed)
+        close = max(_mean_bound(allowed, evaluation.metrics.scores), SAME)
+        _check_numbers(evaluation, _derived(model, bound, task, plans, tokens=False), close)
+        return Verified(0, evaluation.metrics.scores, 0.0, 0.0, close)
     found = _check_losses(plans, chosen, stored, allowed)
     for plan, losses in zip(plans, stored, strict=True):
         plan.nll = losses
-    _check_numbers(evaluation, _derived(bound, task, plans, tokens=True), SAME)
+    _check_numbers(evaluation, _derived(model, bound, task, plans, tokens=True), None)
     return found
 
 
-def _derived(bound: Protocol, task: Task, plans: Sequence[Plan], *, tokens: bool) -> dict[str, Any]:
+def _check_config(evaluation: Evaluation, model: Model) -> None:
+    for path, one, other in _leaves("config", _plain(evaluation.model.config), _plain(model_info(model).config)):
+        if one != other:
+            raise _differs("model", path, one, other)
+
+
+def _derived(model: Model, bound: Protocol, task: Task, plans: Sequence[Plan], *, tokens: bool) -> dict[str, Any]:
     """The fields of an evaluation that follow from the plans' losses."""
     rows = [row_of(plan) for plan in plans]
-    return {**asdict(numbers_of(bound, task, rows)), "rows": [row_info(row, tokens=tokens) for row in rows]}
+    numbers = numbers_of(bound, task, rows)
+    return {
+        **asdict(numbers),
+        "rows": [row_info(row, tokens=tokens) for row in rows],
+        "verdicts": judge(model, rows, numbers.metrics, numbers.ledger, bound.default_context(model)),
+    }
+
+
+def _documents(evaluation: Evaluation, task: Task) -> list[Document]:
+    try:
+        documents = list(task.documents())
+    except EvaluationError as error:
+        raise EvaluationError(f"text: {error}") from error
+    now = msgspec.to_builtins(task_info(task, documents))
+    stored = msgspec.to_builtins(evaluation.task)
+    for key in ("sha256", "documents", "characters", "bytes", "name"):
+        if stored[key] != now[key]:
+            raise _differs("text", key, str(stored[key])[:16], str(now[key])[:16])
+    return documents
 
 
 def _check_model(evaluation: Evaluation, model: Model) -> None:
-    info = evaluation.model
-    if model.fingerprint != info.fingerprint:
-        raise _differs("weights", "fingerprint", info.fingerprint[:24], model.fingerprint[:24])
-    for key in ("vocab_size", "context_length", "prefix_id", "adds_bos", "dtype"):
-        if getattr(model, key) != getattr(info, key):
-            raise _differs("model", key, getattr(info, key), getattr(model, key))
-    now = msgspec.to_builtins(dict(model.tokenizer), enc_hook=str)
-    for key in sorted({*now, *info.tokenizer}):
-        if now.get(key) != info.tokenizer.get(key):
-            raise _differs("tokenizer", key, info.tokenizer.get(key), now.get(key))
+    stored, now = _plain(evaluation.model), _plain(model_info(model))
+    if stored["fingerprint"] != now["fingerprint"]:
+        raise _differs("weights", "fingerprint", stored["fingerprint"][:24], now["fingerprint"][:24])
+    for left_out in ("spec", "device", "runtime", "config"):
+        del stored[left_out], now[left_out]
+    for path, one, other in _leaves("model", stored, now):
+        if one != other:
+            what = "tokenizer" if path.startswith("model.tokenizer") else "model"
+            raise _differs(what, path.removeprefix("model."), one, other)
+
+
+def _plain(document: object) -> Any:
+    """``document`` as a report's file holds it."""
+    return msgspec.json.decode(msgspec.json.encode(document))
 
 
 def _check_settings(evaluation: Evaluation, bound: Protocol) -> None:
+    if bound.source != evaluation.protocol.source:
+        raise _differs("protocol", "source", evaluation.protocol.source, bound.source)
     now = bound.settings()
     for key in sorted({*now, *evaluation.protocol.settings}):
         if now.get(key) != evaluation.protocol.settings.get(key):
@@ -169,10 +202,11 @@ def _check_losses(
     allowed: float,
 ) -> Verified:
     numbers = {id(plan): number for number, plan in enumerate(plans)}
-    largest, total, count = 0.0, 0.0, 0
+    largest, total, signed, count = 0.0, 0.0, 0.0, 0
     for plan, i in chosen:
         kept = stored[numbers[id(plan)]][i].astype(np.float64)
-        apart = np.abs(kept - plan.nll[i].astype(np.float64))
+        change = plan.nll[i].astype(np.float64) - kept
+        apart = np.abs(change)
         worst = int(apart.argmax())
         if not apart[worst] <= allowed:
             at = plan.windows[i].begin + plan.windows[i].start + worst
@@ -181,22 +215,31 @@ def _check_losses(
                 f"{plan.nll[i][worst]:.6g} now, {apart[worst]:.2g} apart where {allowed:g} is allowed"
             )
         largest, total, count = max(largest, float(apart[worst])), total + float(apart.sum()), count + len(apart)
+        signed += float(change.sum())
+    if abs(signed) / max(count, 1) > _mean_bound(allowed, count):
+        raise EvaluationError(
+            f"losses: on average they are {signed / count:+.3g} nats away from the report's, all to one side, where "
+            f"rounding goes both ways; {_mean_bound(allowed, count):.2g} is allowed"
+        )
     everything = sum(len(losses) for row in stored for losses in row)
     return Verified(count, everything, largest, total / max(count, 1), allowed)
 
 
-def _check_numbers(evaluation: Evaluation, found: dict[str, Any], allowed: float) -> None:
+def _check_numbers(evaluation: Evaluation, found: dict[str, Any], allowed: float | None) -> None:
+    """Compare every number: with those that the stored losses give, exactly but for the order of sums, or, where
+    ``allowed`` says so, with those of losses scored now, counts exactly and others that far apart."""
+    close, source = (SAME, "by the losses it keeps") if allowed is None else (allowed, "now")
     for name, now in found.items():
-        stored = msgspec.to_builtins(getattr(evaluation, name))
-        for path, one, other in _leaves(name, stored, msgspec.to_builtins(now)):
+        stored = _plain(getattr(evaluation, name))
+        if name == "notes":
+            stored = [note for note in stored if "did not fit the memory" not in note]  # of that run alone
+        for path, one, other in _leaves(name, stored, _plain(now)):
             if one == other:
                 continue
-            numbers = isinstance(one, (int, float)) and isinstance(other, (int, float))
-            if not numbers or abs(one - other) > allowed * max(
-                abs(one), abs(other), 1e-300 if allowed == SAME else 1.0
-            ):
-                now = "now" if allowed != SAME else "by the losses it keeps"
-                raise EvaluationError(f"numbers: {path} is {one} in the report and {other} {now}")
+            real = isinstance(one, float) or isinstance(other, float)
+            if real and None not in (one, other) and abs(one - other) <= close * max(abs(one), abs(other)):
+                continue
+            raise EvaluationError(f"numbers: {path} is {one} in the report and {other} {source}")
 
 
 def _leaves(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -211,6 +254,11 @@ def _leaves(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
             yield from _leaves(f"{path}[{number}]", *pair)
     else:
         yield path, one, other
+
+
+def _mean_bound(allowed: float, count: int) -> float:
+    """By how much the mean of ``count`` losses may differ, each of which may by ``allowed``: rounding has no side."""
+    return 2 * allowed / math.sqrt(max(count, 1))
 
 
 def _differs(what: str, field: str, stored: object, now: object) -> EvaluationError:

@@ -34,6 +34,25 @@ def claims(doc, **attributes):
     return but(doc, __init__=__init__)
 
 
+def patched(doc, change):
+    """A subclass of Sound whose losses of each window are ``change(window, nll)``."""
+
+    def score(self, windows, detail=None):
+        scores = Sound.score(self, windows, detail)
+        pairs = zip(windows, scores, strict=True)
+        return [dataclasses.replace(s, nll=np.asarray(change(w, s.nll), dtype=np.float32)) for w, s in pairs]
+
+    return but(doc, score=score)
+
+
+class LargeBatchTurned(Sound):
+    """Puts the answers of a batch of more than 16 windows together from the wrong half on."""
+
+    def score(self, windows, detail=None):
+        scores = super().score(windows, detail)
+        return scores if len(windows) <= 16 else [*scores[1:], scores[0]]
+
+
 class BatchOrderOfEqualsReversed(Sound):
     """Sorts by length, longest last, and restores the order as if the sort had been descending and turned round."""
 
@@ -203,6 +222,19 @@ PROBABILITIES = {
         "Sums the normalizer over a part of the vocabulary.",
         log_probs=lambda self, logits: logits - logits[..., :CUT].logsumexp(-1, keepdim=True),
     ),
+    "long-window-zeroed": patched(
+        "Leaves the losses beyond the first 30 of a window unset.",
+        lambda window, nll: np.where(np.arange(len(nll)) < 30, nll, 0),
+    ),
+    "long-window-seam": patched(
+        "Computes the head in chunks of 16 rows, and repeats a row at each seam.",
+        lambda window, nll: [nll[k - 1] if k and k % 16 == 0 else nll[k] for k in range(len(nll))],
+    ),
+    "long-window-scaled": patched(
+        "Divides by another number of tokens where a window is longer than 25.",
+        lambda window, nll: nll * (0.9 if len(window.ids) > 25 and window.start == 1 else 1),
+    ),
+    "large-batch-turned": LargeBatchTurned,
     "vocabulary-head-cut": but(
         "Loads 200 rows of the output matrix; the other tokens become impossible.",
         log_probs=lambda self, logits: F.log_softmax(logits.index_fill(-1, torch.arange(CUT, 260), -math.inf), -1),

@@ -16,6 +16,12 @@ def verdict():
     return path
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """No test finds another's scores, or the user's."""
+    monkeypatch.setenv("EVALGPT_CACHE", str(tmp_path / "own-cache"))
+
+
 @pytest.fixture
 def one_thread():
     """Threads only slow models of a few thousand weights down."""

@@ -52,6 +52,12 @@ def test_a_broken_one_is_told_what_to_look_at(plugin):
     assert "odd:no-causal-mask: " in result.stdout
 
 
+def test_what_a_cause_breaks_is_told_once(plugin):
+    result = run("check", plugin, "odd:vocabulary-overstated")
+    assert "the same as " in result.stdout
+    assert run("check", plugin, "odd:dropout-left-on").stdout.index("mend this first") < 400
+
+
 def test_only_chooses_and_expect_excuses_with_a_reason(plugin):
     assert run("check", plugin, "odd:encode-lower-cases", "--only", "round_trip").exit_code == 1
     result = run("check", plugin, "odd:encode-lower-cases", "--only", "round_trip", "--expect", "round_trip=by design")
@@ -77,7 +83,7 @@ def test_the_list_of_checks_needs_no_model():
     result = run("check", "--list")
     assert result.exit_code == 0
     for name in CHECKS:
-        assert f"{name}  " in result.stdout
+        assert f"{name}\n    " in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -85,7 +91,8 @@ def test_the_list_of_checks_needs_no_model():
     [
         ([], "Missing argument 'SPEC'"),
         (["nothing"], "unknown model 'nothing'"),
-        ([TINY, "--only", "shfit"], "there is no check 'shfit'; known: "),
+        ([TINY, "--only", "shfit"], "there is no check 'shfit'; did you mean 'shift'? known: "),
+        ([TINY, "--tolerance", "-1"], "a tolerance is in nats per token from 0 up"),
         ([TINY, "--expect", "shift"], "--expect takes NAME=REASON"),
         ([TINY, "--expect", "shift=x", "--only", "padding"], "--expect shift names a check that --only leaves out"),
         ([TINY, "--other", "scratch:sed=1"], "does not know the key 'sed'"),

@@ -77,6 +77,8 @@ def test_the_steps_sum_to_the_gap_and_back_is_the_opposite(first, second):
         assert step.nats == pytest.approx(-back[name].nats, abs=1e-12), name
     if first == second:
         assert all(step.nats == 0 for step in there.values())
+    else:
+        assert there
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -101,7 +103,18 @@ def test_a_dtype_alone_is_the_whole_gap():
 def test_other_weights_and_rounding_have_names_of_their_own():
     a = made("exact")
     assert set(steps_of(a, made("exact", fingerprint="b"))) == {"weights"}
-    assert set(steps_of(a, a)) == {"rounding"}
+    assert set(steps_of(a, a)) == set()
+    assert set(steps_of(a, made("exact", lambda c, t: hashed_loss(c, t) + 1e-4))) == {"rounding"}
+
+
+def test_the_name_of_a_text_is_no_difference():
+    class Named(Text):
+        def documents(self):
+            for document in super().documents():
+                yield evalgpt.Document(f"another {document.id}", document.text)
+
+    a, b = made("exact:context=16"), made("lm-eval:context=16", task=Named())
+    assert set(steps_of(a, b)) == {"context"}
 
 
 def test_a_prefix_has_what_it_does_to_tokens_that_are_else_predicted_from_the_same():
@@ -123,7 +136,7 @@ def test_context_has_what_the_number_of_tokens_before_does():
 
     a, b = made("exact:context=32,stride=1,prefix=none", loss), made("exact:context=32,stride=32,prefix=none", loss)
     found = steps_of(a, b)
-    assert set(found) == {"rounding", "context"}
+    assert set(found) == {"context"}
     assert found["context"].nats == pytest.approx(b.metrics.loss - a.metrics.loss)
     assert "32 in the mean against 15" in found["context"].why
 
@@ -142,7 +155,7 @@ def test_averaging_is_the_tools_own():
     a = made("hf-strided:context=20,stride=7")
     (step,) = [s for s in explain(a, a, ("loss", "perplexity_v2")).steps if s.name == "averaging"]
     assert step.nats == pytest.approx(math.log(a.peer["perplexity_v2"]) - a.metrics.loss)
-    words = explain(a, made("lm-eval:context=20"))
+    words = explain(a, made("lm-eval:context=20"), (None, "word_perplexity"))
     (step,) = [s for s in words.steps if s.name == "averaging"]
     assert step.nats > 1  # per word, not per token
     assert step.why == "hf-strided quotes perplexity_v1; lm-eval quotes word_perplexity"
@@ -178,6 +191,7 @@ def test_what_cannot_be_explained_is_refused():
         explain(a, made("exact", task=Text(TEXT + "!")))
     with pytest.raises(UsageError, match="has no number 'ppl'; it has loss"):
         explain(a, a, ("ppl", None))
+    assert explain(a, a, ("perplexity", "loss")).origin.name == "loss"
     with pytest.raises(UsageError, match="without --no-tokens"):
         explain(a, evalgpt.evaluate(BytesModel(), Text(), tokens=False))
 
@@ -198,7 +212,7 @@ def run(*args):
 def test_the_command_prints_and_writes_the_steps(reports):
     result = run("explain-difference", reports / "a.json", reports / "b.json", "-o", reports / "d.json")
     assert result.exit_code == 0
-    for word in ("word_perplexity", "perplexity_v1", "averaging", "unscored tokens", "context", "all"):
+    for word in ("perplexity_v1", "--number-a takes word_perplexity", "averaging", "unscored tokens", "context", "all"):
         assert word in result.stdout
     (found,) = json.loads((reports / "d.json").read_text())["differences"]
     assert sum(step["nats"] for step in found["steps"]) == pytest.approx(found["nats"])
@@ -210,9 +224,53 @@ def test_the_command_refuses_in_one_line(reports):
     write_report(evalgpt.make_report([made("exact", task=Text("another text " * 9))]), str(reports / "c.json"))
     result = run("explain-difference", reports / "a.json", reports / "c.json")
     assert result.exit_code == 2
-    assert "no text of" in result.stderr
+    assert "no text (task.sha256) of" in result.stderr
     result = run("explain-difference", reports / "a.json")
     assert result.exit_code == 2
     result = run("compare", reports / "a.json", reports / "b.json")
     assert result.exit_code == 2
     assert "explain-difference" in result.stderr
+
+
+def test_a_loss_is_quoted_as_its_tool_prints_it(reports):
+    write_report(evalgpt.make_report([made("book:context=12")]), str(reports / "c.json"))
+    result = run("explain-difference", reports / "a.json", reports / "c.json", "--number-a", "bits_per_byte")
+    book, lm_eval = made("book:context=12"), made("lm-eval:context=20")
+    assert f"validation_loss {book.peer['validation_loss']:.5f} (as a perplexity " in result.stdout
+    assert f"bits_per_byte {lm_eval.peer['bits_per_byte']:.5f} (as a perplexity " in result.stdout
+
+
+def test_one_denominator_leaves_nothing_to_averaging_or_tokenizers():
+    a = made("lm-eval:context=20", lambda c, t: 1.0)
+    b = made("lm-eval:context=20", lambda c, t: 2.5, PairsModel, fingerprint="pairs", tokenizer={"name": "pairs"})
+    (step,) = steps_of(a, b, "word_perplexity", "word_perplexity").values()
+    assert step.name == "prediction"
+    assert step.nats == pytest.approx(math.log(b.peer["word_perplexity"] / a.peer["word_perplexity"]))
+    c = made("lm-eval:context=9", lambda c, t: 1.0 / len(c))
+    d = made("lm-eval:context=20", lambda c, t: 1.0 / len(c))
+    assert set(steps_of(c, d, "byte_perplexity", "byte_perplexity")) == {"context"}
+
+
+def test_a_part_is_explained_from_that_part_alone():
+    pairs = {"model": PairsModel, "fingerprint": "pairs", "tokenizer": {"name": "pairs"}}
+    a, b = made("book:context=6"), made("book:context=6", **pairs)
+    for part in ("train", "validation"):
+        found = steps_of(a, b, f"{part}_loss", f"{part}_loss")
+        size = sum(row.bytes for row in a.rows if row.split == part)
+        assert int(found["prediction"].why.split()[2]) <= size
+        assert all(step.tokens >= 0 for step in found.values())
+
+
+def test_other_weights_in_another_dtype_are_both_named():
+    a = made("exact")
+    b = made("exact", lambda c, t: 1.0, dtype="bfloat16", fingerprint="b", spec="other")
+    assert set(steps_of(a, b)) == {"weights, dtype"}
+
+
+def test_tokens_without_spans_are_matched_by_number():
+    def unspanned(protocol):
+        return evalgpt.evaluate(BytesModel(spans=False), Text(), protocol)
+
+    found = steps_of(unspanned("exact:context=12"), unspanned("book:context=12"))
+    assert "tokenizer" not in found
+    assert found["unscored tokens"].tokens > 0

@@ -10,7 +10,8 @@ from models import BytesModel, hashed_loss, uniform_loss
 
 import evalgpt
 from evalgpt import Document, EvaluationError, Task, TokenScores, UsageError
-from evalgpt.engine import batches, score_documents
+from evalgpt.batching import BatchSize, Scorer, batches
+from evalgpt.engine import score_documents
 from evalgpt.plugins import load_plugins
 
 
@@ -27,7 +28,7 @@ class Texts(Task):
 
 @given(st.lists(st.integers(1, 50)), st.integers(1, 120))
 def test_batches_hold_every_window_once_within_the_bound(lengths, bound):
-    made = list(batches(lengths, bound))
+    made = list(batches(lengths, BatchSize(bound)))
     assert sorted(i for batch in made for i in batch) == list(range(len(lengths)))
     for batch in made:
         assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= bound
@@ -124,11 +125,6 @@ def test_device_goes_with_a_spec_only():
         evalgpt.evaluate(BytesModel(), Texts("hello"), device="cpu")
 
 
-def test_batch_tokens_must_be_positive():
-    with pytest.raises(UsageError, match="at least 1"):
-        evalgpt.evaluate(BytesModel(), Texts("hello"), batch_tokens=0)
-
-
 def test_rows_are_lean_on_request():
     assert all(row.tokenized is None for row in evalgpt.evaluate(BytesModel(), Texts("hello"), tokens=False).rows)
 
@@ -146,7 +142,7 @@ def test_splits_have_their_own_rows_and_offsets():
     text = "é" * 40
     model = BytesModel()
     protocol = load_plugins().protocol("book:context=4").bind(model)
-    rows = score_documents(model, [Document("d", text)], protocol, batch_tokens=64).rows
+    rows = score_documents(Scorer(model, BatchSize(64)), [Document("d", text)], protocol).rows
     assert [(row.split, row.text, row.offset) for row in rows] == [
         ("train", text[:36], 0),
         ("validation", text[36:], 72),

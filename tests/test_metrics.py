@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from models import BytesModel
 
 from evalgpt import Document, Encoding, Row, Scored
+from evalgpt.batching import BatchSize, Scorer
 from evalgpt.engine import score_documents
 from evalgpt.metrics import ledger, measure, token_means
 from evalgpt.plugins import load_plugins
@@ -19,7 +20,9 @@ SPECS = ("exact", "exact:prefix=none", "lm-eval", "hf-strided", "llama.cpp", "bo
 def rows_of(spec, texts, **options):
     model = BytesModel(context_length=8, **options)
     protocol = load_plugins().protocol(spec).bind(model)
-    return score_documents(model, [Document(str(i), t) for i, t in enumerate(texts)], protocol, batch_tokens=50).rows
+    return score_documents(
+        Scorer(model, BatchSize(50)), [Document(str(i), t) for i, t in enumerate(texts)], protocol
+    ).rows
 
 
 @given(st.sampled_from(SPECS), st.lists(st.text("abc dé", min_size=20, max_size=60), min_size=1, max_size=4))
@@ -127,7 +130,7 @@ def test_a_context_that_merges_into_the_first_token_is_no_trouble(spec):
 
     model = Merging()
     protocol = load_plugins().protocol(spec).bind(model)
-    rows = score_documents(model, [Document("d", "y effort", context="ever")], protocol, batch_tokens=64).rows
+    rows = score_documents(Scorer(model, BatchSize(64)), [Document("d", "y effort", context="ever")], protocol).rows
     assert measure(rows).bytes == (8 if spec == "exact" else 7)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from models import BytesModel, hashed_loss
 
 from evalgpt import Document, EvaluationError, UsageError, Window
+from evalgpt.batching import BatchSize, Scorer
 from evalgpt.engine import score_documents
 from evalgpt.plugins import load_plugins
 from evalgpt.windows import book, exact, hf_strided, llama_cpp, lm_eval
@@ -82,7 +83,7 @@ def test_book_is_the_naive_one(n, context_stride, drop):
 def rows_of(spec: str, text: str, **model_options):
     model = BytesModel(context_length=64, **model_options)
     protocol = load_plugins().protocol(spec).bind(model)
-    return protocol, score_documents(model, [Document("d", text)], protocol, batch_tokens=100).rows
+    return protocol, score_documents(Scorer(model, BatchSize(100)), [Document("d", text)], protocol).rows
 
 
 def losses_by_window(scored):
@@ -157,7 +158,7 @@ def test_exact_scores_only_the_continuation_of_a_context(prefix):
     model = BytesModel()
     protocol = load_plugins().protocol(f"exact:prefix={prefix}").bind(model)
     document = Document("d", " moves you", context="every effort")
-    (row,) = score_documents(model, [document], protocol, batch_tokens=64).rows
+    (row,) = score_documents(Scorer(model, BatchSize(64)), [document], protocol).rows
     whole = list(b"every effort moves you")
     lead = (256,) if prefix == "auto" else ()
     expected = [hashed_loss((*lead, *whole[:i]), whole[i]) for i in range(12, len(whole))]
@@ -170,7 +171,7 @@ def test_a_long_context_is_fed_and_never_scored(given_tokens, scored_tokens, con
     model = BytesModel()
     protocol = load_plugins().protocol(f"exact:context={context},stride={stride}").bind(model)
     document = Document("d", "y" * scored_tokens, context="x" * given_tokens)
-    (row,) = score_documents(model, [document], protocol, batch_tokens=64).rows
+    (row,) = score_documents(Scorer(model, BatchSize(64)), [document], protocol).rows
     positions = [w.first + i for w in row.windows for i in range(w.size)]
     assert positions == list(range(given_tokens, given_tokens + scored_tokens))
 
@@ -178,11 +179,11 @@ def test_a_long_context_is_fed_and_never_scored(given_tokens, scored_tokens, con
 def test_lm_eval_scores_a_continuation_without_a_prefix_and_cut_on_the_left():
     model = BytesModel(context_length=6)
     protocol = load_plugins().protocol("lm-eval").bind(model)
-    (row,) = score_documents(model, [Document("d", "xyz", context="abcdefgh")], protocol, batch_tokens=64).rows
+    (row,) = score_documents(Scorer(model, BatchSize(64)), [Document("d", "xyz", context="abcdefgh")], protocol).rows
     whole = list(b"abcdefghxyz")
     assert row.nll.tolist() == [hashed_loss(tuple(whole[4:i]), whole[i]) for i in range(8, 11)]
     with pytest.raises(EvaluationError, match="does not fit"):
-        score_documents(model, [Document("d", "1234567", context="abc")], protocol, batch_tokens=64)
+        score_documents(Scorer(model, BatchSize(64)), [Document("d", "1234567", context="abc")], protocol)
 
 
 @pytest.mark.parametrize("name", ["hf-strided", "llama.cpp", "book"])
@@ -190,7 +191,7 @@ def test_protocols_for_whole_texts_refuse_a_context(name):
     model = BytesModel()
     protocol = load_plugins().protocol(name).bind(model)
     with pytest.raises(UsageError, match="continuation"):
-        score_documents(model, [Document("d", "b", context="a")], protocol, batch_tokens=64)
+        score_documents(Scorer(model, BatchSize(64)), [Document("d", "b", context="a")], protocol)
 
 
 @pytest.mark.parametrize(

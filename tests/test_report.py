@@ -20,7 +20,8 @@ from models import BytesModel
 
 from evalgpt import Document, EvaluationError, Row, Task, UsageError, evaluate, make_report, read_report, write_report
 from evalgpt.cli import cli
-from evalgpt.report import SCHEMA, check_writable, row_info, to_json
+from evalgpt.files import check_writable
+from evalgpt.report import SCHEMA, row_info, to_json
 
 TEXT = "Größe ist nicht alles.\r\nA second line, so that there is more than one window to score.\n"
 CASES = {

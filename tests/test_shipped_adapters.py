@@ -19,7 +19,8 @@ def check_all(build, other, skipped=()):
 @pytest.mark.usefixtures("one_thread")
 def test_scratch(dtype):
     plugins = load_plugins()
-    check_all(*(lambda s=seed: plugins.model(f"{TINY},seed={s}", device="cpu", dtype=dtype) for seed in (1, 2)))
+    models = (lambda s=seed: plugins.model(f"{TINY},seed={s}", device="cpu", dtype=dtype) for seed in (1, 2))
+    check_all(*models)
 
 
 @pytest.mark.usefixtures("one_thread")

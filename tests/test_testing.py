@@ -1,5 +1,7 @@
 """The conformance kit: every broken adapter is caught by a named check, no sound one fails any."""
 
+import re
+
 import pytest
 from broken_models import BROKEN, FIRST_SIXTEEN
 from models import BytesModel
@@ -28,6 +30,10 @@ CAUGHT_BY = {
     "softmax-over-positions": "normalised",
     "temperature-in-numerator-only": "normalised",
     "normalizer-over-first-200": "normalised",
+    "long-window-zeroed": "long_window",
+    "long-window-seam": "long_window",
+    "long-window-scaled": "long_window",
+    "large-batch-turned": "batch_order",
     "vocabulary-head-cut": "vocabulary",
     "vocabulary-ids-clamped": "vocabulary",
     "log-likelihoods": "losses",
@@ -149,7 +155,7 @@ def test_the_ids_of_parametrize_are_the_names_of_the_checks():
     assert [case.id for case in cases] == list(CHECKS)
     (expected,) = [case for case in cases if case.marks]
     assert expected.id == "round_trip"
-    assert expected.marks[0].kwargs == {"reason": "a reason", "strict": True}
+    assert expected.marks[0].kwargs == {"reason": "a reason", "strict": True, "raises": CheckFailed}
 
 
 def test_an_expected_failure_that_passes_is_no_success():
@@ -159,7 +165,7 @@ def test_an_expected_failure_that_passes_is_no_success():
 
 
 def test_unknown_checks_are_named():
-    with pytest.raises(UsageError, match="no check 'roundtrip'; known: attributes, "):
+    with pytest.raises(UsageError, match="no check 'roundtrip'; did you mean 'round_trip'"):
         list(run_checks(subject(SOUND["sound"]), only=["roundtrip"]))
     with pytest.raises(UsageError, match="no check 'roundtrip'"):
         testing.parametrize(lambda: SOUND["sound"](0), expected={"roundtrip": "x"})
@@ -171,7 +177,29 @@ def test_what_an_adapter_raises_is_told():
 
     outcome = run_check(Subject(lambda: BytesModel(loss)), "causality")
     assert outcome.status == "failed"
-    assert outcome.message == "the adapter raised the server is busy"
+    assert re.fullmatch(r"the adapter raised the server is busy \(test_testing\.py, line \d+\)", outcome.message)
+
+
+@pytest.mark.parametrize("options", [{"seed": -1}, {"tolerance": -1.0}, {"tolerance": float("nan")}])
+def test_numbers_that_cannot_be_are_refused(options):
+    with pytest.raises(UsageError, match="from 0 up"):
+        Subject(lambda: SOUND["sound"](0), **options)
+
+
+def test_a_window_too_long_to_try_is_skipped_with_its_price():
+    outcome = run_check(Subject(lambda: SOUND["sound"](0), longest=40), "context_limit")
+    assert outcome.status == "skipped"
+    assert "--longest 48" in outcome.message
+
+
+def test_a_model_that_cannot_be_built_is_no_expected_failure():
+    def build():
+        raise EvaluationError("no weights")
+
+    mark = testing.parametrize(build, expected={"round_trip": "a reason"})
+    (case,) = [case for case in mark.args[1] if case.marks]
+    with pytest.raises(EvaluationError, match="no weights"):  # and not CheckFailed, which the mark expects
+        case.values[0]()
 
 
 def test_a_failed_check_is_an_assertion_error():

@@ -10,6 +10,7 @@ from evalgpt import EvaluationError
 from evalgpt.cli import cli
 from evalgpt.plugins import load_plugins
 from evalgpt.report import read_report, write_report
+from evalgpt.verdicts import Verdict
 from evalgpt.verify import Sample, verify
 
 MODEL = "scratch:emb_dim=32,n_heads=2,n_layers=1,context_length=32"
@@ -90,11 +91,24 @@ def test_another_loss_is_named_with_its_token():
     [
         ("model.fingerprint", "sha256:0", r"weights: fingerprint is sha256:0 in the report and bytes now"),
         ("model.vocab_size", 300, "model: vocab_size is 300 in the report and 257 now"),
-        ("model.tokenizer", {"name": "gpt2"}, "tokenizer: name is gpt2 in the report and unknown now"),
+        ("model.tokenizer", {"name": "gpt2"}, "tokenizer: tokenizer.name is gpt2 in the report and unknown now"),
         ("task.sha256", "00", "text: sha256 is 00 in the report and "),
         ("protocol.settings", {"context": 16, "stride": 8, "prefix": "none"}, "protocol: prefix is none in the report"),
         ("metrics.loss", 3.0, r"numbers: metrics.loss is 3.0 in the report and [\d.]+ by the losses it keeps"),
         ("metrics.perplexity", 3.0, r"numbers: metrics.perplexity is 3.0 in the report"),
+        ("verdicts", [], "numbers: verdicts.length is 0 in the report and 1 by the losses it keeps"),
+        (
+            "verdicts",
+            [Verdict("a", "b")],
+            r"numbers: verdicts\[0\].name is a in the report and worse_than_uniform by the losses it keeps",
+        ),
+        ("notes", ["all is well"], "numbers: notes.length is 1 in the report and 0 by"),
+        ("task.bytes", 7, "text: bytes is 7 in the report and 504 now"),
+        ("task.documents", 7, "text: documents is 7 in the report"),
+        ("model.trained", True, "model: trained is True in the report and None now"),
+        ("model.name", "better", "model: name is better in the report and bytes now"),
+        ("model.config", {"n": 9}, "model: config.n is 9 in the report and None now"),
+        ("protocol.source", "me", "protocol: source is me in the report and evalgpt now"),
         ("ledger.head", 3, r"numbers: ledger.head is 3 in the report and 0 by"),
         ("rows.1.sha256", "00", r"numbers: rows\[1\].sha256 is 00 in the report"),
         ("rows.1.tokenized.byte_ends.3", 77, r"numbers: rows\[1\].tokenized.byte_ends\[3\] is 77 in the report"),
@@ -182,15 +196,62 @@ def test_a_changed_text_fails_and_a_missing_one_is_told(report):
     assert "text: sha256 is " in result.stdout
     (report / "text.txt").unlink()
     result = run("verify", str(report / "r.json"))
-    assert result.exit_code != 0
-    assert "text.txt" in result.output
-
-
-def test_bad_requests(report):
-    path = report / "r.json"
-    assert run("verify", str(report / "none.json")).exit_code == 2
-    assert "from 0 up" in run("verify", str(path), "--tolerance", "-1").stderr
-    path.write_text(path.read_text().replace("scratch:", "scratcch:"))
-    result = run("verify", str(path))
     assert result.exit_code == 2
-    assert "unknown model 'scratcch'" in result.stderr
+    assert f"UNKNOWN   {report / 'r.json'}: " in result.stdout
+    assert "1 of 1 could not be verified" in result.stderr
+
+
+def test_what_cannot_be_told_does_not_stop_the_others(report):
+    path = report / "r.json"
+    unknown = report / "unknown.json"
+    unknown.write_text(path.read_text().replace("scratch:", "scratcch:"))
+    (report / "broken.json").write_text("{}")
+    result = run("verify", *(str(report / name) for name in ("none.json", "unknown.json", "broken.json", "r.json")))
+    assert result.exit_code == 2
+    assert "unknown model 'scratcch'" in result.stdout
+    assert result.stdout.count("UNKNOWN") == 3
+    assert f"verified  {path}" in result.stdout
+    assert "from 0 up" in run("verify", str(path), "--tolerance", "-1").stderr
+
+
+@pytest.mark.parametrize("field", ["ids", "byte_ends", "first", "size", "context", "nll"])
+def test_lists_that_do_not_fit_together_are_told(report, field):
+    import json
+
+    path = report / "r.json"
+    document = json.loads(path.read_text())
+    document["evaluations"][0]["rows"][0]["tokenized"][field].pop()
+    path.write_text(json.dumps(document))
+    for command in (["verify", str(path)], ["explain-difference", str(path), str(path)], ["show", str(path)]):
+        result = run(*command)
+        assert result.exit_code == 2
+        assert "rows[0].tokenized has lists that do not fit together" in result.output
+
+
+def test_a_shift_to_one_side_is_no_rounding():
+    evaluation = change(made(), "model.dtype", "bfloat16")
+    model = BytesModel(lambda c, t: hashed_loss(c, t) + 0.2)
+    model.dtype = "bfloat16"
+    with pytest.raises(
+        EvaluationError, match=r"^losses: on average they are \+0.2 nats away .*rounding goes both ways"
+    ):
+        check(evaluation, model)
+
+
+def test_without_single_losses_counts_must_be_exact():
+    evaluation = change(made(tokens=False), "model.dtype", "bfloat16")
+    model = BytesModel()
+    model.dtype = "bfloat16"
+    check(evaluation, model)
+    with pytest.raises(EvaluationError, match=r"^numbers: ledger.scored is 503 in the report and 504 now"):
+        check(change(evaluation, "ledger.scored", 503), model)
+    with pytest.raises(EvaluationError, match=r"^numbers: metrics.perplexity is"):
+        check(change(evaluation, "metrics.perplexity", evaluation.metrics.perplexity * 0.9), model)
+
+
+def test_a_tokenizer_that_says_odd_things_of_itself_holds():
+    import numpy as np
+
+    model = BytesModel()
+    model.tokenizer = {"name": "odd", "n": np.int64(4), "s": np.float32(1.5), "nan": float("nan"), "m": {1: "a"}}
+    check(evalgpt.evaluate(model, Text(), "exact:context=16,stride=8"), model)

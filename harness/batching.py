@@ -1,0 +1,180 @@
+"""Batches of windows: how large, what to do when one does not fit, and what need not be computed at all."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.cache import Memory
+from evalgpt.core import EvaluationError, Model, UsageError, Window
+
+__all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches"]
+
+AUTO = 0
+"""``batch_tokens`` for a size that is found while scoring."""
+
+DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
+"""Tokens fed at once, padding included, by kind of device. On two CPU cores 512 and 2048 are equally fast and 4096 is
+4 % slower (bench/batch.py); few keep memory low and progress visible. CUDA's and MPS's are guesses, not measured."""
+
+FIRST, LARGEST = 256, 1 << 18
+"""Where a size that is found begins, and where it ends even if speed still grows."""
+
+WORTH = 1.05
+"""By how much a doubled batch must be faster to be kept: it costs memory, and shows progress half as often."""
+
+FULL = 0.75
+"""The share of its tokens that a batch must hold for its speed to tell about its size."""
+
+
+@dataclass(slots=True)
+class BatchSize:
+    """How many tokens, padding included, to feed at once.
+
+    Args:
+        tokens: the size; where it is found (``growing``), where to begin.
+        growing: double while that makes it faster.
+    """
+
+    tokens: int
+    growing: bool = False
+    failed: int | None = None
+    _speeds: list[float] = field(default_factory=list)
+    _best: float = 0.0
+
+    @classmethod
+    def of(cls, model: Model, wanted: int | None) -> BatchSize:
+        """``wanted``, :data:`AUTO`, or what suits the model's device.
+
+        Raises:
+            UsageError: ``wanted`` is less than 1 and not AUTO.
+        """
+        if wanted is None:
+            return cls(DEFAULT_BATCH_TOKENS.get(model.device.split(":")[0], DEFAULT_BATCH_TOKENS["cpu"]))
+        if wanted == AUTO:
+            return cls(FIRST, growing=True)
+        if wanted < 1:
+            raise UsageError(f"batch_tokens must be at least 1, not {wanted}")
+        return cls(wanted)
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """Learn from a batch of ``tokens``. Two of each size are timed, and the faster counts: the first warms up."""
+        if not self.growing or tokens < FULL * self.tokens:
+            return
+        self._speeds.append(tokens / max(seconds, 1e-9))
+        if len(self._speeds) < 2:
+            return
+        speed = max(self._speeds)
+        self._speeds.clear()
+        if self._best and speed < WORTH * self._best:
+            self.tokens //= 2
+            self.growing = False
+        elif self.tokens >= LARGEST:
+            self.growing = False
+        else:
+            self._best = speed
+            self.tokens *= 2
+
+    def shrink(self, tokens: int) -> None:
+        """``tokens`` did not fit the memory: half of them from now on."""
+        self.failed = tokens if self.failed is None else min(self.failed, tokens)
+        self.tokens = max(min(self.tokens, tokens // 2), 1)
+        self.growing = False
+
+
+def batches(lengths: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
+    """Indices of windows to score together: longest first, so that the padded batch stays within ``size``.
+
+    A window longer than that is a batch by itself. Equal lengths keep their order. ``size`` is asked before each batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    at = 0
+    while at < len(order):
+        count = max(size.tokens // lengths[order[at]], 1)
+        yield order[at : at + count]
+        at += count
+
+
+@dataclass(slots=True)
+class Work:
+    """What was computed, not recalled: scores, and tokens fed."""
+
+    scores: int = 0
+    fed_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Scorer:
+    """A model with what it needs to score batch after batch: a size that shrinks when memory ends, and a memory of
+    scores from earlier runs."""
+
+    model: Model
+    size: BatchSize
+    memory: Memory | None = None
+    work: Work = field(default_factory=Work)
+
+    def score(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+        """The losses (float32, nats) of each window, recalled or computed.
+
+        Raises:
+            EvaluationError: the model answers with the wrong number of losses, or one window alone does not fit.
+        """
+        found = self.memory.recall(windows) if self.memory else [None] * len(windows)
+        missing = [window for window, nll in zip(windows, found, strict=True) if nll is None]
+        scored = self._computed(missing) if missing else []
+        if self.memory and all(np.isfinite(nll).all() for nll in scored):
+            self.memory.keep(missing, scored)
+        self.work.scores += sum(map(len, scored))
+        self.work.fed_tokens += sum(len(window.ids) - 1 for window in missing)
+        new = iter(scored)
+        return [next(new) if nll is None else nll for nll in found]
+
+    def _computed(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+        tokens = len(windows) * max(len(window.ids) - 1 for window in windows)
+        began = time.perf_counter()
+        try:
+            scored = list(_ask(self.model, windows))
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(windows) == 1:
+                raise EvaluationError(
+                    f"a single window of {tokens} tokens does not fit the memory of {self.model.device}; give a "
+                    f"smaller --context, a narrower --dtype or another --device"
+                ) from error
+        else:
+            self.size.took(tokens, time.perf_counter() - began)
+            return scored
+        self.size.shrink(tokens)
+        gc.collect()  # what the failed batch left in cycles
+        scored = [np.empty(0, np.float32)] * len(windows)
+        for part in batches([len(window.ids) - 1 for window in windows], self.size):
+            for i, nll in zip(part, self._computed([windows[i] for i in part]), strict=True):
+                scored[i] = nll
+        return scored
+
+
+def _ask(model: Model, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
+    scores = model.score(windows)
+    if len(scores) != len(windows):
+        raise EvaluationError(f"model {model.name} answered {len(scores)} windows of {len(windows)}")
+    for window, score in zip(windows, scores, strict=True):
+        expected = len(window.ids) - window.start
+        nll = np.asarray(score.nll, dtype=np.float32)
+        if nll.shape != (expected,):
+            raise EvaluationError(
+                f"model {model.name} returned losses of shape {nll.shape} for {expected} scored tokens"
+            )
+        yield nll
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether the machine or the device ran out: torch has a class for CUDA, and sentences for the CPU and MPS."""
+    text = str(error).lower()
+    told = ("out of memory", "can't allocate memory", "not enough memory", "defaultcpuallocator")
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(t in text for t in told)

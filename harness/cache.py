@@ -1,0 +1,252 @@
+"""Scores of windows, kept between runs: a run that was killed goes on, and no window is scored twice.
+
+One SQLite file in the user's cache. A window's key is a hash of its ids, of where scoring starts, of the model's
+fingerprint, tokenizer, dtype and kind of device, and of the versions that compute. Only models that say what else
+their scores depend on (:attr:`evalgpt.core.Model.cache_id`) are kept: a plugin whose code is being changed has a
+fingerprint that does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.core import Model, UsageError, Window
+
+__all__ = ["Info", "Memory", "ScoreCache", "default_path", "identity"]
+
+ENGINE = 1
+"""Raised whenever the engine or a shipped adapter computes other digits than before."""
+
+LIMIT_MIB = 1024
+"""The size that the file is cut back to, the longest unused first; ``EVALGPT_CACHE_LIMIT`` sets another, in MiB."""
+
+COMMIT_SECONDS = 0.5
+"""What a kill can lose."""
+
+WAIT_SECONDS = 10.0
+"""How long to wait for another run that writes."""
+
+ASKED = 500
+"""Keys in one question; SQLite takes at least 999."""
+
+TABLE = (
+    "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, nll BLOB NOT NULL, day INTEGER NOT NULL) WITHOUT ROWID"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What is kept: where, how many windows, how many bytes, and the limit in bytes."""
+
+    path: Path
+    windows: int
+    bytes: int
+    limit: int
+
+
+def identity(model: Model, versions: Mapping[str, str]) -> str | None:
+    """What a score of ``model`` depends on besides its window; None where the adapter does not say."""
+    if model.cache_id is None:
+        return None
+    computing = {name: versions.get(name) for name in ("evalgpt", "torch", "transformers", "platform")}
+    facts = {
+        "engine": ENGINE,
+        "adapter": model.cache_id,
+        "fingerprint": model.fingerprint,
+        "tokenizer": dict(model.tokenizer),
+        "dtype": model.dtype,
+        "device": model.device.split(":")[0],
+        **computing,
+    }
+    return json.dumps(facts, sort_keys=True, default=str)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A cache as one model sees it."""
+
+    cache: ScoreCache
+    who: str
+
+    def recall(self, windows: Sequence[Window]) -> list[NDArray[np.float32] | None]:
+        """The losses of each window, None where they are not kept."""
+        keys = [self.cache.key(self.who, window) for window in windows]
+        found = self.cache.get(keys)
+        return [found.get(key) for key in keys]
+
+    def keep(self, windows: Sequence[Window], losses: Sequence[NDArray[np.float32]]) -> None:
+        """Keep the losses of ``windows``."""
+        self.cache.put({self.cache.key(self.who, w): nll for w, nll in zip(windows, losses, strict=True)})
+
+
+class ScoreCache:
+    """The losses of windows by key. A file that cannot be read or written costs the cache, never the run: ``problem``
+    then says why, and nothing is found or kept any more."""
+
+    def __init__(self, path: Path | None = None, limit: int | None = None) -> None:
+        self.path = path or default_path()
+        self.limit = _limit() if limit is None else limit
+        self.problem: str | None = None
+        self._database: sqlite3.Connection | None = None
+        self._committed = time.monotonic()
+        self._today = int(time.time() // 86400)
+
+    def __enter__(self) -> Self:
+        with self._caring():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = _open(self.path)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        database = self._database
+        if database is None:
+            return
+        with self._caring():
+            database.commit()
+            self._trim(database)
+        database.close()
+        self._database = None
+
+    def of(self, model: Model, versions: Mapping[str, str]) -> Memory | None:
+        """This cache for ``model``; None where its scores are not to be kept."""
+        who = identity(model, versions)
+        return None if who is None else Memory(self, who)
+
+    def key(self, who: str, window: Window) -> bytes:
+        """The key of ``window``, scored by a model of that :func:`identity`."""
+        digest = hashlib.sha256(f"{len(who)} {who} {window.start} ".encode())
+        digest.update(np.asarray(window.ids, dtype=np.int64).tobytes())
+        return digest.digest()
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """The losses (float32, nats) of those of ``keys`` that are kept."""
+        found: dict[bytes, NDArray[np.float32]] = {}
+        for at in range(0, len(keys), ASKED):
+            part = keys[at : at + ASKED]
+            with self._caring():
+                if self._database is None:
+                    break
+                marks = ",".join("?" * len(part))
+                rows = self._database.execute(f"SELECT key, nll, day FROM scores WHERE key IN ({marks})", part)  # noqa: S608
+                old = []
+                for key, nll, day in rows:
+                    found[key] = np.frombuffer(nll, dtype="<f4")
+                    if day != self._today:
+                        old.append((self._today, key))
+                self._database.executemany("UPDATE scores SET day = ? WHERE key = ?", old)
+        return found
+
+    def put(self, scores: Mapping[bytes, NDArray[np.float32]]) -> None:
+        """Keep losses; what a kill loses is at most half a second's."""
+        with self._caring():
+            if self._database is None:
+                return
+            rows = [(key, nll.astype("<f4").tobytes(), self._today) for key, nll in scores.items()]
+            self._database.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", rows)
+            if time.monotonic() - self._committed >= COMMIT_SECONDS:
+                self._database.commit()
+                self._committed = time.monotonic()
+
+    def info(self) -> Info:
+        """What is kept now."""
+        if not self.path.exists():
+            return Info(self.path, 0, 0, self.limit)
+        with self._usable(), closing(_open(self.path)) as database:
+            (windows,) = database.execute("SELECT count(*) FROM scores").fetchone()
+            return Info(self.path, int(windows), _size(database), self.limit)
+
+    def clear(self) -> Info:
+        """Delete everything; what was kept before.
+
+        Raises:
+            UsageError: the file cannot be deleted.
+        """
+        try:
+            before = self.info()
+        except UsageError:  # not a database: it goes all the same
+            before = Info(self.path, 0, self.path.stat().st_size, self.limit)
+        with self._usable():
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        return before
+
+    @contextmanager
+    def _caring(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            self.problem = f"scores are not kept in {self.path}: {error}"
+            if self._database is not None:
+                self._database.close()
+            self._database = None
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise UsageError(
+                f"the cache {self.path} cannot be used ({error}); delete it, or set EVALGPT_CACHE"
+            ) from None
+
+    def _trim(self, database: sqlite3.Connection) -> None:
+        """Cut back to four fifths of the limit, the longest unused first."""
+        size = _size(database)
+        if size <= self.limit:
+            return
+        (windows,) = database.execute("SELECT count(*) FROM scores").fetchone()
+        surplus = int(windows * (1 - 0.8 * self.limit / size)) + 1
+        database.execute("DELETE FROM scores WHERE key IN (SELECT key FROM scores ORDER BY day LIMIT ?)", (surplus,))
+        database.commit()
+        database.execute("VACUUM")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def default_path() -> Path:
+    """``scores.sqlite`` in ``$EVALGPT_CACHE``, else in the user's cache."""
+    from platformdirs import user_cache_path
+
+    folder = os.environ.get("EVALGPT_CACHE")
+    return (Path(folder) if folder else user_cache_path("evalgpt")) / "scores.sqlite"
+
+
+def _limit() -> int:
+    given = os.environ.get("EVALGPT_CACHE_LIMIT", str(LIMIT_MIB))
+    if not given.isdecimal():
+        raise UsageError(f"EVALGPT_CACHE_LIMIT must be a whole number of MiB, not {given!r}")
+    return int(given) << 20
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=WAIT_SECONDS)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")  # a second run reads while the first one writes
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.execute(TABLE)
+        database.commit()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _size(database: sqlite3.Connection) -> int:
+    pages, free, size = (
+        int(database.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * size

@@ -1,0 +1,88 @@
+"""Files that are written whole or not at all, and names that are not files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from evalgpt.core import EvaluationError, UsageError
+
+__all__ = ["STDOUT", "check_writable", "is_stream", "write_bytes"]
+
+TEMPORARY = ".evalgpt-"
+"""How the names of files being written begin; the target's own name may be as long as names get."""
+
+STDOUT = ("-", "/dev/stdout")
+"""Names of standard output; what is printed besides then goes to standard error."""
+
+
+def check_writable(path: str) -> None:
+    """Find out before the evaluation, not after, that ``path`` cannot be written.
+
+    Raises:
+        UsageError: it cannot; the message says why.
+    """
+    try:
+        _check_target(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _check_target(path: str) -> None:
+    if Path(path).is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder; give a file such as {Path(path) / 'report.json'}")
+    if is_stream(path):
+        return
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {target.parent}")
+    if target.exists():
+        if not os.access(target, os.W_OK):
+            raise UsageError(f"cannot write {path}: permission denied")
+        with target.open("rb") as file:
+            if file.read(1) not in (b"", b"{"):
+                raise UsageError(f"cannot write {path}: it holds something else than a report; remove it first")
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=TEMPORARY):
+        pass
+
+
+def is_stream(path: str) -> bool:
+    """Whether ``path`` is ``-``, a pipe or a device, which take the bytes once and as they are."""
+    return path in STDOUT or (Path(path).exists() and not Path(path).is_file())
+
+
+def write_bytes(data: bytes, path: str) -> None:
+    """Write so that ``path`` never holds half of ``data``: a temporary file beside it, then a rename.
+
+    Raises:
+        EvaluationError: the file cannot be written.
+    """
+    try:
+        if is_stream(path):
+            Path(path).write_bytes(data)
+        else:
+            _replace(Path(os.path.realpath(path)), data)  # a link stays a link
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _replace(target: Path, data: bytes) -> None:
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
