@@ -16,15 +16,27 @@ from evalgpt import environment
 from evalgpt.batching import BatchSize, Scorer
 from evalgpt.cache import ScoreCache
 from evalgpt.core import Document, Model, Row, Task, UsageError
-from evalgpt.engine import Progress, Result, score_documents
+from evalgpt.engine import Plan, Progress, Result, plan_and_score, score_documents
 from evalgpt.metrics import Ledger, Metrics, ledger, measure
 from evalgpt.plugins import default_plugins
 from evalgpt.protocols import Protocol
-from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, TaskInfo, Timing, row_info
+from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, Sample, TaskInfo, Timing, row_info
+from evalgpt.sampling import until_precise
 from evalgpt.specs import printable
-from evalgpt.verdicts import judge
+from evalgpt.verdicts import Verdict, judge
 
-__all__ = ["Numbers", "evaluate", "make_report", "model_info", "numbers_of", "task_info", "text_hash"]
+__all__ = [
+    "Numbers",
+    "assemble",
+    "evaluate",
+    "make_report",
+    "model_info",
+    "numbers_of",
+    "scorer_for",
+    "task_info",
+    "text_hash",
+    "verdicts_of",
+]
 
 
 def evaluate(
@@ -37,6 +49,8 @@ def evaluate(
     batch_tokens: int | None = None,
     tokens: bool = True,
     cache: ScoreCache | None = None,
+    precision: float | None = None,
+    seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Measure how well ``model`` predicts the texts of ``task``.
@@ -51,6 +65,8 @@ def evaluate(
         tokens: keep ids, byte spans and losses of single tokens in the result.
         cache: where scores are kept between runs, opened; none by default. Models that do not say what their scores
             depend on are scored all the same, and not kept.
+        precision: stop when the perplexity of the whole text is known to this share of it, as in 0.01; windows are then
+            scored in the random order of ``seed``, and ``.sample`` says how many.
         progress: called after each batch.
 
     Returns:
@@ -68,13 +84,37 @@ def evaluate(
         task = default_plugins().task(task)
     if protocol is None or isinstance(protocol, str):
         protocol = default_plugins().protocol(protocol or task.default_protocol)
-    size = BatchSize.of(model, batch_tokens)
     bound = protocol.bind(model)
     model_info(model)  # what a report cannot hold is better known before the work than after it
+    scorer = scorer_for(model, batch_tokens, cache)
+    if precision is None:
+        result = score_documents(scorer, task.documents(), bound, progress=progress)
+        return assemble(scorer, task, bound, result, tokens=tokens)
+    samples: list[Sample] = []
+
+    def some(plans: list[Plan]) -> None:
+        samples.append(until_precise(scorer, plans, precision, seed, progress))
+
+    result = plan_and_score(scorer, task.documents(), bound, some)
+    return assemble(scorer, task, bound, result, tokens=tokens, sample=samples[0])
+
+
+def scorer_for(model: Model, batch_tokens: int | None, cache: ScoreCache | None) -> Scorer:
+    """``model`` with its batch size and the scores kept of it.
+
+    Raises:
+        UsageError: ``batch_tokens`` is below zero.
+    """
     memory = None if cache is None else cache.of(model, environment.software())
-    scorer = Scorer(model, size, memory)
-    result = score_documents(scorer, task.documents(), bound, progress=progress)
-    numbers = numbers_of(bound, task, result.rows)
+    return Scorer(model, BatchSize.of(model, batch_tokens), memory)
+
+
+def assemble(
+    scorer: Scorer, task: Task, bound: Protocol, result: Result, *, tokens: bool = True, sample: Sample | None = None
+) -> Evaluation:
+    """The evaluation that ``result`` makes: its numbers, and all that is needed to repeat it."""
+    model = scorer.model
+    numbers = numbers_of(bound, task, result.rows, part=sample is not None)
     return Evaluation(
         model=model_info(model),
         task=task_info(task, result.documents),
@@ -84,9 +124,10 @@ def evaluate(
         peer=numbers.peer,
         task_metrics=numbers.task_metrics,
         ledger=numbers.ledger,
-        notes=[*numbers.notes, *_memory_note(size)],
-        verdicts=judge(model, result.rows, numbers.metrics, numbers.ledger, bound.default_context(model)),
-        batch_tokens=size.tokens,
+        notes=[*numbers.notes, *_memory_note(scorer.size)],
+        verdicts=verdicts_of(model, bound, result.rows, numbers, part=sample is not None),
+        sample=sample,
+        batch_tokens=scorer.size.tokens,
         timing=_timing(result),
         rows=[row_info(row, tokens=tokens) for row in result.rows],
     )
@@ -104,17 +145,28 @@ class Numbers:
     notes: list[str]
 
 
-def numbers_of(protocol: Protocol, task: Task, rows: Sequence[Row]) -> Numbers:
-    """The numbers of ``rows``, scored under ``protocol``, as bound to their model."""
+def numbers_of(protocol: Protocol, task: Task, rows: Sequence[Row], *, part: bool = False) -> Numbers:
+    """The numbers of ``rows``, scored under ``protocol``, as bound to their model.
+
+    With ``part`` of the windows scored, other tools and the task have no number: theirs are of whole texts.
+    """
     counted = ledger(rows)
     return Numbers(
         metrics=measure(rows),
-        splits={split: measure(part) for split, part in _by_split(rows).items() if split},
-        peer=_finite(protocol.peer(rows)),
-        task_metrics=_finite(task.metrics(rows)),
+        splits={split: measure(some) for split, some in _by_split(rows).items() if split},
+        peer={} if part else _finite(protocol.peer(rows)),
+        task_metrics={} if part else _finite(task.metrics(rows)),
         ledger=counted,
         notes=_notes(protocol, rows, counted),
     )
+
+
+def verdicts_of(
+    model: Model, protocol: Protocol, rows: Sequence[Row], numbers: Numbers, *, part: bool = False
+) -> list[Verdict]:
+    """What looks wrong with ``numbers``; of a sample, not that most was left out."""
+    found = judge(model, rows, numbers.metrics, numbers.ledger, protocol.default_context(model))
+    return [verdict for verdict in found if not (part and verdict.name == "mostly_unscored")]
 
 
 def make_report(evaluations: Sequence[Evaluation], command: Sequence[str] = ()) -> Report:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from evalgpt.plugins import load_plugins
-from evalgpt.shell import Cli, common, running, state_of
+from evalgpt.shell import Cli, Share, common, running, state_of
 from evalgpt.specs import visible
 
 __all__ = ["cli", "main"]
@@ -37,6 +37,10 @@ def cli() -> None:
 @click.option("-t", "--task", "tasks", metavar="SPEC", multiple=True, required=True, help="A task; see 'tasks'.")
 @running
 @click.option("-o", "--output", metavar="FILE", help="Write the report as JSON; - for standard output.")
+@click.option("--precision", type=Share(), help="Stop when the perplexity is known this well, as in 1%.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, with --precision."
+)
 @click.option("--tokens/--no-tokens", default=True, help="Keep ids and losses of single tokens in the report.")
 @common
 @click.pass_context
@@ -49,6 +53,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     Try:  evalgpt run -m scratch -t pairs
           evalgpt run -m scratch -t verdict -o report.json
           evalgpt run -m scratch -m scratch:seed=7 -t text:book.txt --protocol exact --stride 64
+          evalgpt run -m smollm2 -t text:long.txt --precision 2%
     """
     from evalgpt.run import RunOptions, run_all
 
@@ -65,6 +70,8 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 @click.option("-t", "--task", "tasks", metavar="SPEC", multiple=True, help="A task to run them on.")
 @running
 @click.option("--kl", is_flag=True, help="Also the KL divergence from the baseline (one vocabulary).")
+@click.option("--until-decided", is_flag=True, help="Stop when it is settled which of two is better on this text.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, until decided.")
 @click.option("--fail-if-worse", type=float, metavar="X", help="Exit 1 if worse by more than X bits per byte.")
 @click.option("-o", "--output", metavar="FILE", help="Write the comparison as JSON; - for standard output.")
 @click.option("--save-report", metavar="FILE", help="Keep the report of the runs.")

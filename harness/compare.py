@@ -21,6 +21,7 @@ __all__ = [
     "SCHEMA",
     "Comparison",
     "Comparisons",
+    "Decision",
     "Divergence",
     "Side",
     "Spans",
@@ -62,6 +63,18 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
 
 
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a comparison stopped: ``sign`` is -1 where the candidate is better on the whole text, 1 where it is worse, 0
+    where all windows did not tell; ``interval`` bounds the whole text's difference, nats per token."""
+
+    seed: int
+    windows: int
+    of: int
+    level: float
+    sign: int
+    interval: tuple[float | None, float | None]
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """``candidate`` against ``baseline`` on one text; differences are candidate minus baseline, so that below zero the
     candidate is better.
@@ -83,6 +96,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     candidate_better: float
     baseline_better: float
     divergence: Divergence | None = None
+    decision: Decision | None = None
 
 
 class Comparisons(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Result",
+    "plan_and_score",
     "plan_windows",
     "row_of",
     "score_documents",
@@ -75,12 +76,22 @@ def score_documents(
             score, or a model that answers with the wrong number of losses or with NaN.
         UsageError: the protocol cannot take documents with a context.
     """
+
+    def every(plans: Sequence[Plan]) -> None:
+        score_windows(scorer, [(plan, i) for plan in plans for i in range(len(plan.windows))], progress=progress)
+
+    return plan_and_score(scorer, documents, protocol, every)
+
+
+def plan_and_score(
+    scorer: Scorer, documents: Iterable[Document], protocol: Protocol, score: Callable[[list[Plan]], None]
+) -> Result:
+    """Plan windows, let ``score`` fill in their losses, and make rows of them, with the time each took."""
     began = time.perf_counter()
     kept = list(documents)
     plans = plan_windows(scorer.model, kept, protocol)
     encoded = time.perf_counter()
-    windows = [(plan, i) for plan in plans for i in range(len(plan.windows))]
-    score_windows(scorer, windows, progress=progress)
+    score(plans)
     return Result(
         rows=[row_of(plan) for plan in plans],
         documents=kept,

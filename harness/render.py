@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evalgpt.metrics import Metrics, Uncertainty
-from evalgpt.report import Evaluation, describe_protocol
+from evalgpt.report import Evaluation, Sample, describe_protocol
 from evalgpt.specs import visible
 
 __all__ = ["console_for", "print_evaluations", "print_rows", "say", "sentences"]
@@ -103,6 +103,8 @@ def sentences(evaluation: Evaluation) -> Iterator[str]:
     for key, value in evaluation.task_metrics.items():
         if not key.endswith(("_low", "_high")):
             yield f"{_label(key)}: {_number(value, '.5g')}{_range(evaluation.task_metrics, key)}"
+    if evaluation.sample is not None:
+        yield _sample(evaluation.sample)
     yield _spread(evaluation.metrics.uncertainty)
     yield _ledger(evaluation)
     yield from evaluation.notes
@@ -125,6 +127,17 @@ def _spread(found: Uncertainty | None) -> str:
     low, high = (("beyond a float" if x is None else _perplexity(x)) for x in found.perplexity)
     over = f"{found.units} documents" if found.method == "clusters" else f"correlated tokens, {found.method}"
     return f"{found.level:.0%} interval of the perplexity on text of this kind: {low} to {high} ({over})"
+
+
+def _sample(found: Sample) -> str:
+    part = f"{found.windows} of {found.of} windows, {found.tokens / found.of_tokens:.1%} of the tokens, in random order"
+    if found.perplexity is None or None in found.perplexity:
+        return f"{found.reason}: {part}"
+    low, high = (_perplexity(x) for x in found.perplexity if x is not None)
+    if low == high:
+        return f"{found.reason}: the perplexity is that of the whole text"
+    asked = "" if found.precision is None else f", within {found.precision:.3g} of it"
+    return f"{found.reason}: the whole text's perplexity is {low} to {high} ({found.level:.0%}){asked}; {part}"
 
 
 def _ledger(evaluation: Evaluation) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from evalgpt.compare import Comparison, Divergence, Side
+from evalgpt.compare import Comparison, Decision, Divergence, Side
 from evalgpt.render import console_for, print_rows, say
 from evalgpt.statistics import Estimate
 
@@ -68,6 +68,8 @@ def _p(value: float | None) -> str:
 def _sentences(comparison: Comparison) -> Iterator[str]:
     a, b = comparison.baseline, comparison.candidate
     gap = comparison.bits_per_byte_difference
+    if comparison.decision is not None:
+        yield _decision(comparison.decision, a.model, b.model)
     yield _verdict(a.model, b.model, gap)
     shares = f"{comparison.candidate_better:.1%} of the text is better predicted by {b.model}"
     yield f"  {shares}, {comparison.baseline_better:.1%} by {a.model}"
@@ -94,6 +96,16 @@ def _verdict(a: str, b: str, gap: Estimate) -> str:
     if gap.low <= 0 <= gap.high:
         return f"{b} is {word} than {a} by {size}, which this text does not settle: the interval holds zero"
     return f"{b} is {word} than {a} by {size}"
+
+
+def _decision(found: Decision, a: str, b: str) -> str:
+    part = f"{found.windows} of {found.of} windows, in random order"
+    low, high = found.interval
+    if found.sign == 0:
+        return f"not settled by all {found.of} windows: {b} and {a} are equally good on this text"
+    word = "better" if found.sign < 0 else "worse"
+    around = "" if low is None or high is None else f" by {low:+.4f} to {high:+.4f} nats per token ({found.level:.0%})"
+    return f"settled: on the whole text {b} is {word} than {a}{around}, from {part}"
 
 
 def _left_out(a: Side, b: Side) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "Report",
     "RowInfo",
     "Run",
+    "Sample",
     "TaskInfo",
     "Timing",
     "Tokenized",
@@ -116,6 +117,26 @@ class Tokenized(msgspec.Struct, frozen=True, kw_only=True):
     nll: list[float]
 
 
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of a text was scored: the first ``windows`` ``of`` all, in the random order of ``seed``.
+
+    ``loss`` and ``perplexity`` bound what scoring the whole text would give, at ``level`` although the run looked again
+    and again (evalgpt.sequential): nothing is said of other texts. ``precision`` is the half-width asked for, as a
+    share of the perplexity.
+    """
+
+    seed: int
+    windows: int
+    of: int
+    tokens: int
+    of_tokens: int
+    level: float
+    precision: float | None
+    reason: str
+    loss: tuple[float | None, float | None] | None
+    perplexity: tuple[float | None, float | None] | None
+
+
 class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of text: a document, or the part of it named by ``split``, beginning at byte ``offset``."""
 
@@ -137,7 +158,7 @@ class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """One model on one task. ``splits`` has the metrics of each split where the protocol makes splits; ``peer``
     the numbers that the protocol's tool of origin would print; ``task_metrics`` the task's own. ``verdicts`` name what
-    looks wrong with the numbers."""
+    looks wrong with the numbers; ``sample`` says which part was scored, where not all was."""
 
     model: ModelInfo
     task: TaskInfo
@@ -149,6 +170,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger
     notes: list[str]
     verdicts: list[Verdict] = []
+    sample: Sample | None = None
     batch_tokens: int
     timing: Timing
     rows: list[RowInfo]

@@ -30,6 +30,8 @@ class RunOptions(ModelOptions):
     """The options of ``evalgpt run``."""
 
     tokens: bool = True
+    precision: float | None = None
+    seed: int = 0
     debug: bool = False
 
 
@@ -101,6 +103,8 @@ class _Run:
                     batch_tokens=options.batch_tokens,
                     tokens=options.tokens,
                     cache=self.cache,
+                    precision=options.precision,
+                    seed=options.seed,
                     progress=bar,
                 )
         except Exception as error:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import click
 import msgspec
 
-from evalgpt.api import evaluate, make_report
+from evalgpt.api import assemble, evaluate, make_report, scorer_for
 from evalgpt.batching import BatchSize
 from evalgpt.cache import ScoreCache
-from evalgpt.compare import Comparison, Comparisons, compare, pairs_of
+from evalgpt.compare import Comparison, Comparisons, Decision, compare, pairs_of
 from evalgpt.core import Model, Task, UsageError
 from evalgpt.divergence import check_models, diverge
+from evalgpt.engine import Result, plan_windows, row_of
 from evalgpt.files import STDOUT, check_writable, write_bytes
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
@@ -24,6 +26,7 @@ from evalgpt.progress import Bar
 from evalgpt.protocols import Protocol
 from evalgpt.render_compare import print_comparisons
 from evalgpt.report import Evaluation, read_report, to_json, write_report
+from evalgpt.sampling import until_decided
 
 __all__ = ["CompareOptions", "compare_all"]
 
@@ -34,6 +37,8 @@ class CompareOptions(ModelOptions):
 
     reports: Sequence[str] = ()
     kl: bool = False
+    until_decided: bool = False
+    seed: int = 0
     fail_if_worse: float | None = None
     save_report: str | None = None
 
@@ -67,7 +72,11 @@ def _check(options: CompareOptions) -> None:
         raise UsageError("give either reports, or models with -m and tasks with -t, to compare")
     if options.models and (len(options.models) < 2 or not options.tasks):
         raise UsageError("a comparison needs two models or more (-m A -m B) and a task (-t T)")
-    names = ("protocol", "context", "stride", "device", "dtype", "batch_tokens", "kl", "save_report")
+    if options.until_decided and len(options.models) > 2:
+        raise UsageError("--until-decided compares two models; give two with -m")
+    if options.until_decided and options.kl:
+        raise UsageError("--kl is of the whole text, and --until-decided stops before; give one of them")
+    names = ("protocol", "context", "stride", "device", "dtype", "batch_tokens", "kl", "until_decided", "save_report")
     given = ["--task"] * bool(options.tasks)
     given += [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
     if options.reports and given:
@@ -105,12 +114,16 @@ def _run(
     report = make_report([], command)
     for task, protocol in pairs:
         common = _common(protocol, models)
-        evaluations = [_evaluate(model, task, common, options, cache) for model in models]
+        decision = None
+        if options.until_decided:
+            decision, evaluations = _decide(models, task, common, options, cache)
+        else:
+            evaluations = [_evaluate(model, task, common, options, cache) for model in models]
         report = msgspec.structs.replace(report, evaluations=[*report.evaluations, *evaluations])
         if options.save_report is not None:
             write_report(report, options.save_report)
         for model, evaluation in zip(models[1:], evaluations[1:], strict=True):
-            found = compare(evaluations[0], evaluation)
+            found = msgspec.structs.replace(compare(evaluations[0], evaluation), decision=decision)
             if options.kl:
                 found = _with_divergence(found, (models[0], model), task, common, options)
             yield found
@@ -131,6 +144,26 @@ def _evaluate(
 ) -> Evaluation:
     with Bar(f"{model.spec} on {task.spec}", quiet=options.quiet) as bar:
         return evaluate(model, task, protocol, batch_tokens=options.batch_tokens, cache=cache, progress=bar)
+
+
+def _decide(
+    models: Sequence[Model], task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
+) -> tuple[Decision, list[Evaluation]]:
+    """Score the same windows with both models until the sign of the difference is settled."""
+    bound = [protocol.bind(model) for model in models]
+    one, other = (scorer_for(model, options.batch_tokens, cache) for model in models)
+    documents = list(task.documents())
+    plans = [plan_windows(model, documents, p) for model, p in zip(models, bound, strict=True)]
+    began = time.perf_counter()
+    with Bar(f"{models[1].spec} against {models[0].spec}", quiet=options.quiet, unit="difference") as bar:
+        decision, sample = until_decided((one, other), (plans[0], plans[1]), options.seed, bar)
+    seconds = time.perf_counter() - began
+    evaluations = []
+    for scorer, p, plan in zip((one, other), bound, plans, strict=True):
+        rows = [row_of(piece) for piece in plan]
+        result = Result(rows, documents, scorer.work, encoding_seconds=0.0, scoring_seconds=seconds / 2)
+        evaluations.append(assemble(scorer, task, p, result, sample=sample))
+    return decision, evaluations
 
 
 def _with_divergence(

@@ -14,7 +14,7 @@ from evalgpt.core import EvalgptError, UsageError
 from evalgpt.plugins import Plugins, load_plugins
 from evalgpt.specs import visible
 
-__all__ = ["Cli", "common", "running", "state_of"]
+__all__ = ["Cli", "Share", "common", "running", "state_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -133,6 +133,21 @@ def common(function: F) -> F:
         callback=plugin,
         help="Load a plugin that is not installed; may be given several times.",
     )(function)
+
+
+class Share(click.ParamType[float]):
+    """A share of something, as ``1%`` or ``0.01``."""
+
+    name = "SHARE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            share = float(value.removesuffix("%")) / 100 if isinstance(value, str) and "%" in value else float(value)
+        except ValueError:
+            share = -1.0
+        if not 0 < share < 1:
+            self.fail(f"{value!r} is no share between 0 and 1, as in 1% or 0.01", param, ctx)
+        return share
 
 
 class BatchTokens(click.ParamType[int]):

@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.api import model_info, numbers_of, task_info
+from evalgpt.api import model_info, numbers_of, task_info, verdicts_of
 from evalgpt.batching import BatchSize, Scorer
 from evalgpt.conformance import tolerance_of
 from evalgpt.core import Document, EvaluationError, Model, Task
 from evalgpt.engine import Plan, Progress, plan_windows, row_of, score_windows
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, RowInfo, Tokenized, row_info
-from evalgpt.verdicts import judge
+from evalgpt.sampling import keep_sample, sampled
 
 __all__ = ["Sample", "Verified", "verify"]
 
@@ -68,6 +68,8 @@ def verify(
     bound = protocol.bind(model)
     _check_settings(evaluation, bound)
     plans = plan_windows(model, documents, bound)
+    if evaluation.sample is not None:
+        keep_sample(plans, sampled(plans, evaluation.sample.seed)[: evaluation.sample.windows])
     stored = _check_windows(evaluation, plans)
     chosen = [(plan, i) for plan in plans for i in range(len(plan.windows))]
     if sample.windows is not None:
@@ -80,12 +82,12 @@ def verify(
     _check_config(evaluation, model)  # after a score: an adapter may say in it how it scored
     if stored is None:
         close = max(_mean_bound(allowed, evaluation.metrics.scores), SAME)
-        _check_numbers(evaluation, _derived(model, bound, task, plans, tokens=False), close)
+        _check_numbers(evaluation, _derived(evaluation, model, bound, task, plans), close)
         return Verified(0, evaluation.metrics.scores, 0.0, 0.0, close)
     found = _check_losses(plans, chosen, stored, allowed)
     for plan, losses in zip(plans, stored, strict=True):
         plan.nll = losses
-    _check_numbers(evaluation, _derived(model, bound, task, plans, tokens=True), None)
+    _check_numbers(evaluation, _derived(evaluation, model, bound, task, plans), None)
     return found
 
 
@@ -95,14 +97,18 @@ def _check_config(evaluation: Evaluation, model: Model) -> None:
             raise _differs("model", path, one, other)
 
 
-def _derived(model: Model, bound: Protocol, task: Task, plans: Sequence[Plan], *, tokens: bool) -> dict[str, Any]:
+def _derived(
+    evaluation: Evaluation, model: Model, bound: Protocol, task: Task, plans: Sequence[Plan]
+) -> dict[str, Any]:
     """The fields of an evaluation that follow from the plans' losses."""
     rows = [row_of(plan) for plan in plans]
-    numbers = numbers_of(bound, task, rows)
+    part = evaluation.sample is not None
+    tokens = any(row.tokenized is not None for row in evaluation.rows)
+    numbers = numbers_of(bound, task, rows, part=part)
     return {
         **asdict(numbers),
         "rows": [row_info(row, tokens=tokens) for row in rows],
-        "verdicts": judge(model, rows, numbers.metrics, numbers.ledger, bound.default_context(model)),
+        "verdicts": verdicts_of(model, bound, rows, numbers, part=part),
     }
 
 

@@ -13,6 +13,7 @@ from models import BytesModel, hashed_loss
 
 import evalgpt
 from evalgpt import Document, Encoding, Task, UsageError
+from evalgpt.batching import BatchSize
 from evalgpt.cli import cli
 from evalgpt.compare import compare, pairs_of
 from evalgpt.divergence import diverge
@@ -246,7 +247,7 @@ def build(options):
 
 def kl_of(p, q, texts=("some words to be read by both",)):
     protocol = load_plugins().protocol("exact").bind(p)
-    return diverge((p, q), list(Texts(*texts).documents()), protocol, batch_tokens=256)
+    return diverge((p, q), list(Texts(*texts).documents()), protocol, size=BatchSize(256))
 
 
 def test_a_model_does_not_diverge_from_itself():

@@ -1,0 +1,173 @@
+"""Windows in random order until the answer is known as precisely as asked, or the better model is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.batching import Scorer
+from evalgpt.compare import Decision
+from evalgpt.core import EvaluationError, UsageError
+from evalgpt.engine import Plan, Progress
+from evalgpt.report import Sample
+from evalgpt.sequential import Interval, Sequential, decided, half_width, order, precise_enough
+
+__all__ = ["keep_sample", "sampled", "until_decided", "until_precise"]
+
+
+Chosen = list[tuple[Plan, int]]
+
+
+def sampled(plans: Sequence[Plan], seed: int) -> Chosen:
+    """All windows of ``plans`` in the random order of ``seed``.
+
+    Raises:
+        UsageError: a seed below zero.
+    """
+    if seed < 0:
+        raise UsageError(f"a seed is a number from 0 up, not {seed}")
+    every = [(plan, i) for plan in plans for i in range(len(plan.windows))]
+    return [every[k] for k in order(len(every), seed)]
+
+
+def until_precise(
+    scorer: Scorer,
+    plans: Sequence[Plan],
+    precision: float,
+    seed: int,
+    progress: Callable[[Progress], None] | None = None,
+) -> Sample:
+    """Score windows of ``plans`` until the whole text's perplexity is known to ``precision``, a share of it.
+
+    Afterwards ``plans`` hold the windows that were scored, and no others.
+
+    Raises:
+        UsageError: a precision that is not between 0 and 1, or a seed below zero. EvaluationError: as score_windows.
+    """
+    if not 0 < precision < 1:
+        raise UsageError(f"a precision is a share of the perplexity between 0 and 1, as in 1% or 0.01, not {precision}")
+    chosen = sampled(plans, seed)
+    total = _tokens(chosen)
+    rule = Sequential(len(chosen), total, target=half_width(precision))
+    done, tokens, spent = 0, 0, 0.0
+    for (plan, i), (nll,) in _scored([scorer], chosen):
+        plan.nll[i] = nll
+        done, tokens, cost = done + 1, tokens + len(nll), float(nll.sum(dtype=np.float64))
+        spent += cost
+        if rule.add(cost, len(nll)) and precise_enough(rule.interval(), precision):
+            break
+        if progress is not None:
+            progress(Progress(tokens, total, spent / tokens))
+    keep_sample(plans, chosen[:done])
+    found = rule.interval()
+    return Sample(
+        seed=seed,
+        windows=done,
+        of=len(chosen),
+        tokens=tokens,
+        of_tokens=total,
+        level=0.95,
+        precision=precision,
+        reason="precise enough" if done < len(chosen) else "all windows were needed",
+        loss=_bounds(found, lambda x: x),
+        perplexity=_bounds(found, math.exp),
+    )
+
+
+def until_decided(
+    scorers: tuple[Scorer, Scorer],
+    plans: tuple[Sequence[Plan], Sequence[Plan]],
+    seed: int,
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[Decision, Sample]:
+    """Score the same windows with both models until it is settled which has the lower loss on the whole text.
+
+    Afterwards both ``plans`` hold the windows that were scored, and no others.
+
+    Raises:
+        UsageError: the models' windows differ, as with two tokenizers. EvaluationError: as score_windows.
+    """
+    chosen = sampled(plans[0], seed)
+    others = sampled(plans[1], seed)
+    if [list(p.windows[i].ids) for p, i in chosen] != [list(p.windows[i].ids) for p, i in others]:
+        raise UsageError("--until-decided needs models that read the same windows, with one tokenizer and one prefix")
+    total = _tokens(chosen)
+    rule = Sequential(len(chosen), total)
+    done, tokens, difference = 0, 0, 0.0
+    for (plan, i), (one, other) in _scored(scorers, chosen):
+        plan.nll[i] = one
+        twin, k = others[done]
+        twin.nll[k] = other
+        done, tokens = done + 1, tokens + len(one)
+        change = float(other.sum(dtype=np.float64) - one.sum(dtype=np.float64))
+        difference += change
+        if rule.add(change, len(one)) and decided(rule.interval()):
+            break
+        if progress is not None:
+            progress(Progress(tokens, total, difference / tokens))
+    for side, part in zip(plans, (chosen, others), strict=True):
+        keep_sample(side, part[:done])
+    found = rule.interval()
+    low, high = _finite(found.low), _finite(found.high)
+    decision = Decision(seed=seed, windows=done, of=len(chosen), level=0.95, sign=decided(found), interval=(low, high))
+    sample = Sample(
+        seed=seed,
+        windows=done,
+        of=len(chosen),
+        tokens=tokens,
+        of_tokens=total,
+        level=0.95,
+        precision=None,
+        reason="decided" if decided(found) and done < len(chosen) else "all windows were needed",
+        loss=None,
+        perplexity=None,
+    )
+    return decision, sample
+
+
+def keep_sample(plans: Sequence[Plan], chosen: Chosen) -> None:
+    """Leave only the ``chosen`` windows in ``plans``, in text order."""
+    kept = {(id(plan), i) for plan, i in chosen}
+    for plan in plans:
+        numbers = [i for i in range(len(plan.windows)) if (id(plan), i) in kept]
+        plan.windows, plan.nll = [plan.windows[i] for i in numbers], [plan.nll[i] for i in numbers]
+
+
+def _scored(scorers: Sequence[Scorer], chosen: Chosen) -> Iterator[tuple[tuple[Plan, int], list[NDArray[np.float32]]]]:
+    """Each window in order with its losses by each scorer, computed in batches of the smallest scorer's size."""
+    at = 0
+    while at < len(chosen):
+        room, longest, end = min(s.size.tokens for s in scorers), 0, at
+        while end < len(chosen):
+            longest = max(longest, len(chosen[end][0].windows[chosen[end][1]].ids) - 1)
+            if end > at and longest * (end - at + 1) > room:
+                break
+            end += 1
+        batch = chosen[at:end]
+        windows = [plan.windows[i] for plan, i in batch]
+        answers = [scorer.score(windows) for scorer in scorers]
+        for number, place in enumerate(batch):
+            losses = [answer[number] for answer in answers]
+            for scorer, nll in zip(scorers, losses, strict=True):
+                if not np.isfinite(nll).all():
+                    raise EvaluationError(
+                        f"model {scorer.model.name} gave a loss that is no number in document {place[0].document.id!r}"
+                    )
+            yield place, losses
+        at = end
+
+
+def _tokens(chosen: Chosen) -> int:
+    return sum(len(plan.windows[i].ids) - plan.windows[i].start for plan, i in chosen)
+
+
+def _bounds(found: Interval, of: Callable[[float], float]) -> tuple[float | None, float | None]:
+    low, high = (of(x) if -math.inf < x < 700 else None for x in (found.low, found.high))
+    return low, high
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,183 @@
+"""An answer to a given precision: a part of the windows, in an order that a seed fixes, and an interval that holds."""
+
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+from models import BytesModel, hashed_loss
+
+import evalgpt
+from evalgpt import UsageError
+from evalgpt.cli import cli
+from evalgpt.compare import compare
+from evalgpt.plugins import load_plugins
+from evalgpt.report import read_report, write_report
+from evalgpt.verify import verify
+
+PROTOCOL = "exact:context=16,stride=16"
+MODEL = "scratch:emb_dim=16,n_heads=1,n_layers=1,context_length=16"
+
+
+class Text(evalgpt.Task):
+    name = "text"
+
+    def __init__(self, size=400):
+        self.size = size
+
+    def documents(self):
+        yield evalgpt.Document("one", "".join(f"effort {i * i} moves you, " for i in range(self.size)))
+
+
+def run(precision, seed=0, task=None, model=None, **options):
+    return evalgpt.evaluate(model or BytesModel(), task or Text(), PROTOCOL, precision=precision, seed=seed, **options)
+
+
+def test_a_precise_answer_needs_a_part_and_bounds_the_whole():
+    whole = evalgpt.evaluate(BytesModel(), Text(), PROTOCOL)
+    held = 0
+    for seed in range(40):
+        found = run(0.1, seed)
+        sample = found.sample
+        assert sample.reason == "precise enough"
+        assert sample.windows < sample.of == len(whole.rows[0].tokenized.first)
+        assert found.metrics.scores == sample.tokens < sample.of_tokens == whole.metrics.scores
+        low, high = sample.perplexity
+        assert (high - low) / 2 <= 0.1 * found.metrics.perplexity * (1 + 1e-9)
+        assert low <= found.metrics.perplexity <= high
+        held += low <= whole.metrics.perplexity <= high
+    assert held >= 35  # 38 of 40 are expected; 34 or fewer happen once in a hundred
+
+
+def test_the_seed_fixes_which_windows():
+    def windows(seed):
+        return run(0.1, seed).rows[0].tokenized.first
+
+    assert windows(3) == windows(3)
+    assert windows(3) != windows(4)
+    assert windows(3) == sorted(windows(3))  # the report keeps them in text order
+
+
+def test_a_precision_that_needs_all_windows_gives_the_whole_texts_number():
+    whole = evalgpt.evaluate(BytesModel(), Text(20), PROTOCOL)
+    found = run(0.001, task=Text(20))
+    assert found.sample.reason == "all windows were needed"
+    assert found.metrics == whole.metrics
+    assert found.sample.loss[0] == found.sample.loss[1] == pytest.approx(whole.metrics.loss, abs=1e-12)
+
+
+def test_other_tools_have_no_number_for_a_part():
+    found = evalgpt.evaluate(BytesModel(), Text(), "lm-eval:context=16", precision=0.1)
+    assert found.peer == {}
+    assert [v.name for v in found.verdicts if v.name == "mostly_unscored"] == []
+
+
+def test_the_report_of_a_part_can_be_read_and_verified(tmp_path):
+    write_report(evalgpt.make_report([run(0.1, seed=5)]), str(tmp_path / "r.json"))
+    (read,) = read_report(str(tmp_path / "r.json")).evaluations
+    assert read.sample == run(0.1, seed=5).sample
+    assert verify(read, BytesModel(), Text(), load_plugins().protocol(PROTOCOL)).losses == read.sample.tokens
+
+
+def test_two_parts_of_one_seed_can_be_compared():
+    a = run(0.1, model=BytesModel(), seed=2)
+    better = BytesModel(lambda c, t: hashed_loss(c, t) / 2)
+    b = evalgpt.evaluate(better, Text(), PROTOCOL, precision=0.1, seed=2)
+    if a.sample.windows != b.sample.windows:
+        with pytest.raises(UsageError, match="scored spans differ"):
+            compare(a, b)
+    assert compare(a, a).bits_per_byte_difference.value == 0
+
+
+@pytest.mark.parametrize("precision", [0.0, 1.0, -0.1, math.nan])
+def test_a_precision_that_cannot_be_is_refused(precision):
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        run(precision)
+    with pytest.raises(UsageError, match="from 0 up"):
+        run(0.1, seed=-1)
+
+
+def command(*args):
+    result = CliRunner().invoke(cli, list(map(str, args)))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text(next(Text(300).documents()).text)
+    return f"text:{tmp_path / 'text.txt'}"
+
+
+def test_the_command_line_says_what_was_scored_and_why_it_stopped(text, tmp_path):
+    result = command("run", "-m", MODEL, "-t", text, "--precision", "5%", "-o", tmp_path / "r.json")
+    assert result.exit_code == 0
+    assert "precise enough: the whole text's perplexity is " in result.stdout
+    assert "windows, " in result.stdout
+    (evaluation,) = json.loads((tmp_path / "r.json").read_text())["evaluations"]
+    assert evaluation["sample"]["precision"] == 0.05
+    assert command("verify", tmp_path / "r.json").exit_code == 0
+
+
+@pytest.mark.parametrize("value", ["0", "100%", "2", "a lot", "-1%"])
+def test_bad_shares_get_one_line(text, value):
+    result = command("run", "-m", MODEL, "-t", text, f"--precision={value}")
+    assert result.exit_code == 2
+    assert "no share between 0 and 1" in result.stderr
+
+
+PLUGIN = """
+import evalgpt
+from models import BytesModel, hashed_loss
+
+
+def make(argument, *, times: float = 1.0):
+    return BytesModel(lambda c, t: times * hashed_loss(c, t), context_length=16)
+
+
+@evalgpt.hookimpl
+def register_models(register):
+    register("bytes", make)
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    (tmp_path / "bytes.py").write_text(PLUGIN)
+    return f"--plugin={tmp_path / 'bytes.py'}"
+
+
+@pytest.mark.parametrize("times", [0.8, 1.2])
+def test_until_decided_stops_when_the_better_model_is_known(text, plugin, tmp_path, times):
+    models = ["compare", plugin, "-m", "bytes", "-m", f"bytes:times={times}", "-t", text]
+    whole = command(*models, "-o", tmp_path / "w.json")
+    found = command(*models, "--until-decided", "-o", tmp_path / "d.json")
+    assert whole.exit_code == found.exit_code == 0
+    (w,), (d,) = (json.loads((tmp_path / n).read_text())["comparisons"] for n in ("w.json", "d.json"))
+    decision = d["decision"]
+    assert decision["windows"] < decision["of"]
+    assert decision["sign"] == math.copysign(1, w["bits_per_byte_difference"]["value"])
+    assert decision["interval"][0] <= w["loss_difference"]["value"] <= decision["interval"][1]
+    assert "settled: on the whole text" in found.stdout
+
+
+def test_until_decided_of_equal_models_looks_at_everything(text):
+    result = command("compare", "-m", MODEL, "-m", f"{MODEL},drop_rate=0.2", "-t", text, "--until-decided")
+    assert "not settled by all" in result.stdout
+    assert "equally good on this text" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["-m", f"{MODEL},seed=3"], "compares two models"), (["--kl"], "--kl is of the whole text")],
+)
+def test_what_does_not_go_with_until_decided(text, more, message):
+    result = command("compare", "-m", MODEL, "-m", f"{MODEL},seed=9", "-t", text, "--until-decided", *more)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_until_decided_needs_one_tokenizer(text, plugin):
+    result = command("compare", plugin, "-m", MODEL, "-m", "bytes", "-t", text, "--until-decided")
+    assert result.exit_code == 2
+    assert "one tokenizer" in result.stderr

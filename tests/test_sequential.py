@@ -1,0 +1,249 @@
+"""Stopping early: published boundaries, exact ends, coverage at the stopped time and at all looks together."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evalgpt import sequential
+from evalgpt.sequential import Interval, Sequential, decided, half_width, order, precise_enough
+
+
+def text(seed, count=300, spread=0.25, unequal=False):
+    """Sums of losses and tokens of ``count`` windows, gamma distributed with skewness 1, the last window short."""
+    rng = np.random.default_rng(seed)
+    n = np.full(count, 512.0) if not unequal else np.ceil(512 * rng.lognormal(0, 0.5, count))
+    n[-1] = 100
+    return (3.2 + spread * (rng.gamma(4, size=count) - 4) / 2) * n, n
+
+
+def looks(y, n, shuffled, **options):
+    """The intervals of all looks."""
+    found = Sequential(len(y), float(n.sum()), **options)
+    for k in shuffled:
+        if found.add(y[k], n[k]):
+            yield found.interval()
+
+
+# Boundaries
+
+
+def test_obrien_fleming_like_boundaries_are_the_published_ones():
+    """Five equal steps, 5 % two-sided: Lan and DeMets' function as tabulated by their program."""
+    exits = sequential._Exits()
+    z = 2.2414027276
+    found = [exits.step(t, 2 * math.erfc(z / math.sqrt(2 * t))) for t in (0.2, 0.4, 0.6, 0.8, 1.0)]
+    assert found == pytest.approx([4.8769, 3.3569, 2.6803, 2.2898, 2.0310], abs=2e-4)
+
+
+@pytest.mark.parametrize(("steps", "critical"), [(1, 1.960), (2, 2.178), (5, 2.413), (10, 2.555), (20, 2.672)])
+def test_pocock_boundaries_spend_five_percent(steps, critical):
+    """Pocock's constants (Jennison and Turnbull 2000, table 2.1): that spending gives the constants back."""
+    rng = np.random.default_rng(steps)
+    walk = np.cumsum(rng.standard_normal((steps, 200_000)), axis=0) / np.sqrt(np.arange(1, steps + 1))[:, None]
+    left = np.maximum.accumulate(np.abs(walk) > critical, axis=0).mean(1)
+    assert left[-1] == pytest.approx(0.05, abs=0.002)
+    exits = sequential._Exits()
+    assert [exits.step(k, spent) for k, spent in enumerate(left, 1)] == pytest.approx([critical] * steps, abs=0.06)
+
+
+def test_information_is_that_of_a_sample_without_replacement():
+    """Standardised errors after m < n of N have correlation sqrt(u(m) / u(n)), u = n / (N - n)."""
+    rng = np.random.default_rng(0)
+    drawn = np.cumsum(rng.permuted(np.tile(rng.standard_normal(40), (40_000, 1)), axis=1), axis=1)
+    for m, n in [(5, 10), (10, 30), (30, 38)]:
+        u, v = m / (40 - m), n / (40 - n)
+        assert np.corrcoef(drawn[:, m - 1] / m, drawn[:, n - 1] / n)[0, 1] == pytest.approx(math.sqrt(u / v), abs=0.02)
+
+
+@pytest.mark.parametrize("count", [17, 30, 100, 3000])
+@pytest.mark.parametrize("step", [1.1, 1.5])
+def test_looks_grow_and_end_with_all_windows(count, step):
+    found = sequential._schedule(count, step, 16)
+    assert found[0] == 16
+    assert found[-1] == count
+    for m, n in itertools.pairwise(found[:-1]):
+        assert n / (count - n) >= step * m / (count - m) * (1 - 1e-9)
+
+
+# The interval
+
+
+def test_the_first_interval_worked_by_hand():
+    """16 equal windows of 32, residuals +-1: no skewness beyond its error, t with 15 degrees of freedom."""
+    found = Sequential(32, 32.0)
+    for k in range(16):
+        found.add(5 + (-1) ** k, 1.0)
+    critical = sequential._even(32, 16, 1 - 0.95)[0]
+    error = math.sqrt(16 / 15 / 16 * (1 - 16 / 32))
+    skew = 2 * math.sqrt(6 / 16) / math.sqrt(16 * 0.5) * (0.25 + 1.5 * (critical**2 - 1) / 6)
+    t = sequential.t_half_width(1 - math.erfc(critical / math.sqrt(2)), 15.0)
+    interval = found.interval()
+    assert (interval.estimate, interval.windows) == (5.0, 16)
+    assert interval.high - 5 == pytest.approx((t + skew) * error, rel=1e-9)
+    assert 5 - interval.low == pytest.approx((t + skew) * error, rel=1e-9)
+
+
+@pytest.mark.parametrize("target", [None, 1e-9, 0.05])
+@pytest.mark.parametrize("count", [1, 2, 16, 17, 40])
+def test_the_end_is_the_exact_number(count, target):
+    y, n = text(count, count)
+    ends = [list(looks(y, n, order(count, seed), target=target))[-1] for seed in range(5)]
+    value = math.fsum(y) / math.fsum(n)
+    assert set(ends) == {Interval(value, value, value, count)}
+    assert precise_enough(ends[0], 1e-12)
+
+
+def test_nothing_is_known_before_the_first_look():
+    found = Sequential(100, 100.0)
+    assert not any(found.add(1.0, 1.0) for _ in range(15))
+    assert (found.interval().low, found.interval().high) == (-math.inf, math.inf)
+    assert decided(found.interval()) == 0
+    assert not precise_enough(found.interval(), 0.5)
+    assert found.add(1.0, 1.0)
+    assert found.interval() == Interval(1.0, 1.0, 1.0, 16)
+
+
+def test_skewness_widens_on_its_own_side():
+    y, n = text(0, spread=1.0)
+    up = next(looks(y, n, range(300)))
+    assert up.high - up.estimate > 1.1 * (up.estimate - up.low)
+    down = next(looks(-y, n, range(300)))
+    assert (down.low, down.high) == pytest.approx((-up.high, -up.low), rel=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.01, 100), st.floats(0.01, 100), st.floats(-5, 5))
+def test_units_and_shifts(seed, of_y, of_n, shift):
+    y, n = text(seed, 60, unequal=True)
+    for a, b in zip(looks(y, n, range(60)), looks(of_y * (y + shift * n), of_n * n, range(60)), strict=True):
+        for field in ("estimate", "low", "high"):
+            assert getattr(b, field) == pytest.approx(of_y / of_n * (getattr(a, field) + shift), rel=1e-6, abs=1e-6)
+
+
+def test_a_higher_level_is_wider():
+    y, n = text(3)
+    for a, b in zip(looks(y, n, range(300)), looks(y, n, range(300), level=0.999), strict=True):
+        assert b.low <= a.low <= a.high <= b.high
+
+
+def test_a_reached_target_stays():
+    y, n = text(4)
+    reached = [i for i in looks(y, n, order(300, 4), target=0.05) if i.high - i.low <= 0.1]
+    assert len(reached) > 3
+    assert len(set(reached[:-1])) == 1
+    assert reached[-1].windows == 300
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan, -math.inf])
+def test_a_loss_that_is_not_finite_is_never_precise(bad):
+    y, n = text(5, 40)
+    y[3] = bad
+    for interval in looks(y, n, range(40)):
+        assert not precise_enough(interval, 0.5)
+        assert not math.isfinite(interval.estimate)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"windows": 0, "weight": 1},
+        {"windows": 5, "weight": 0},
+        {"windows": 5, "weight": math.nan},
+        {"windows": 5, "weight": 1, "level": 1.0},
+        {"windows": 5, "weight": 1, "target": 0.0},
+        {"windows": 5, "weight": 1, "first": 1},
+    ],
+)
+def test_what_is_refused(options):
+    with pytest.raises(ValueError, match="no intervals"):
+        Sequential(**options)
+
+
+def test_windows_that_are_not_the_texts_are_refused():
+    found = Sequential(2, 20.0)
+    with pytest.raises(ValueError, match="weight -1"):
+        found.add(1.0, -1.0)
+    found.add(1.0, 10.0)
+    with pytest.raises(ValueError, match="weigh"):
+        found.add(1.0, 11.0)
+    with pytest.raises(ValueError, match="window 3 of 2"):
+        found.add(1.0, 1.0)
+
+
+# The rules
+
+
+def test_precision_is_of_the_perplexity():
+    h = half_width(0.01)
+    assert (math.exp(h) - math.exp(-h)) / 2 == pytest.approx(0.01, rel=1e-12)
+    assert precise_enough(Interval(3.0, 3.0 - h, 3.0 + h, 50), 0.01)
+    assert not precise_enough(Interval(3.0, 3.0 - h, 3.0 + 1.001 * h, 50), 0.01)
+    assert not precise_enough(Interval(3.0, -math.inf, math.inf, 0), 0.01)
+
+
+def test_a_sign_is_decided_where_zero_is_left_out():
+    assert decided(Interval(0.2, 0.1, 0.3, 20)) == 1
+    assert decided(Interval(-0.2, -0.3, -0.1, 20)) == -1
+    assert decided(Interval(0.2, -0.1, 0.5, 20)) == 0
+    assert decided(Interval(0.0, 0.0, 0.0, 20)) == 0
+
+
+def test_equal_models_go_to_the_end():
+    assert [decided(i) for i in looks(np.zeros(50), np.ones(50), range(50))][-1] == 0
+
+
+def test_the_order_is_fixed_by_its_seed():
+    assert order(10, 0) == [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]
+    assert order(10, 1) != order(10, 0)
+    assert sorted(order(1000, 7)) == list(range(1000))
+
+
+# Coverage: bench/stopping.py measures it; here only that nothing is far off
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_stopped_intervals_hold_and_stop_in_time(unequal):
+    holds, parts = [], []
+    for seed in range(300):
+        y, n = text(seed, unequal=unequal)
+        for found in looks(y, n, order(300, seed), target=half_width(0.03)):
+            if precise_enough(found, 0.03):
+                break
+        holds.append(found.low <= y.sum() / n.sum() <= found.high)
+        parts.append(found.windows / 300)
+    assert np.mean(holds) >= 0.92
+    # One look at 1.96 known standard errors would need 47 %, or 54 % where windows are unequal.
+    assert np.mean(parts) < 0.60
+
+
+def test_all_looks_hold_together():
+    missed = []
+    for seed in range(400):
+        y, n = text(seed)
+        truth = math.fsum(y) / math.fsum(n)
+        missed.append(not all(i.low <= truth <= i.high for i in looks(y, n, order(300, seed))))
+    assert np.mean(missed) <= 0.08
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.01, 0.3])
+def test_signs_are_seldom_wrong(effect):
+    wrong, parts = [], []
+    for seed in range(300):
+        y, n = text(seed)
+        y -= y.sum() / n.sum() * n
+        y += effect * y.std() / n.mean() * n * (-1) ** seed
+        for found in looks(y, n, order(300, seed)):
+            if decided(found):
+                break
+        # Of equal models the rounded end has either sign.
+        settled = decided(found) if abs(found.estimate) > 1e-12 else 0
+        wrong.append(settled not in (0, np.sign(effect) * (-1) ** seed))
+        parts.append(found.windows / 300)
+    assert np.mean(wrong) <= 0.08
+    if effect == 0.3:
+        assert not any(wrong)
+        assert np.mean(parts) < 0.35
