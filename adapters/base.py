@@ -34,6 +34,13 @@ DTYPES = {
 }
 
 
+SHARED = 16
+"""Tokens that the windows of a batch must begin with alike for them to be computed once."""
+
+WORTH = 0.2
+"""The share of a batch's tokens that must be saved by it: attention with a mask costs more than without."""
+
+
 class TorchModel(Model):
     """A causal language model in torch. Subclasses override :meth:`hidden` and :meth:`unembedding`, or :meth:`logits`,
     which has the last word where both are there.
@@ -52,6 +59,11 @@ class TorchModel(Model):
     def hidden(self, ids: Tensor) -> Tensor:
         """States [B, T, d] for ``ids`` int64 [B, T], ready for the unembedding: the last norm applied."""
         raise NotImplementedError(f"{type(self).__name__} needs hidden() and unembedding(), or logits()")
+
+    def hidden_shared(self, prefix: Tensor, rest: Tensor) -> Tensor | None:
+        """States [B, P + S, d] of B texts that begin alike, ``prefix`` int64 [P] and then ``rest`` [B, S], with what
+        they share computed once; None where the model has no way to."""
+        return None
 
     def unembedding(self) -> Tensor:
         """The matrix [V, d] whose product with a state gives the logits."""
@@ -103,8 +115,19 @@ class TorchModel(Model):
 
     def _states(self, ids: Tensor, scored: Tensor) -> tuple[Tensor, Head]:
         """States [R, d] at the flat positions ``scored``, and the head that makes logits of them."""
-        states = self.hidden(ids).flatten(0, 1)
+        states = self._hidden(ids).flatten(0, 1)
         return (states[scored] if len(scored) < len(states) else states), self.head()
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        rows, width = ids.shape
+        if rows > 1 and width > SHARED:
+            alike = (ids == ids[0]).all(0).cumprod(0)
+            common = min(int(alike.sum()), width - 1)
+            if common >= SHARED and (rows - 1) * common >= WORTH * rows * width:
+                states = self.hidden_shared(ids[0, :common], ids[:, common:])
+                if states is not None:
+                    return states
+        return self.hidden(ids)
 
     def _score_rows(self, ids: Tensor, scored: Tensor, targets: Tensor, detail: Detail | None) -> Scores:
         if self.plain:

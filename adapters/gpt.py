@@ -11,6 +11,7 @@ weights and a checkpoint of the course's ``GPTModel`` loads. Attention runs thro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,15 +55,35 @@ class MultiHeadAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        # [B, T, width] -> [B, heads, T, width / heads]
+        query, key, value = self._projections(x)
+        dropout = self.drop_rate if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        return self._joined(mixed)
+
+    def shared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``forward`` of a prefix x [1, P, width] and of y [B, S, width], each row of which follows that prefix."""
+        query, key, value = self._projections(x)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        own_query, own_key, own_value = self._projections(y)
+        rows, length = y.shape[:2]
+        keys = torch.cat([key.expand(rows, -1, -1, -1), own_key], 2)
+        values = torch.cat([value.expand(rows, -1, -1, -1), own_value], 2)
+        seen = torch.ones(length, keys.shape[2], dtype=torch.bool, device=y.device).tril(x.shape[1])
+        return self._joined(mixed), self._joined(
+            F.scaled_dot_product_attention(own_query, keys, values, attn_mask=seen)
+        )
+
+    def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, each [B, heads, T, width / heads]."""
+        batch, length, _ = x.shape
         query, key, value = (
             project(x).view(batch, length, self.n_heads, -1).transpose(1, 2)
             for project in (self.W_query, self.W_key, self.W_value)
         )
-        dropout = self.drop_rate if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        projected: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return query, key, value
+
+    def _joined(self, mixed: Tensor) -> Tensor:
+        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return projected
 
 
@@ -93,6 +114,12 @@ class TransformerBlock(nn.Module):
         x = x + self.drop_shortcut(self.ff(self.norm2(x)))
         return x
 
+    def shared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``forward`` in eval mode of a prefix x [1, P, width] and of y [B, S, width] behind it."""
+        mixed = self.att.shared(self.norm1(x), self.norm1(y))
+        x, y = x + mixed[0], y + mixed[1]
+        return x + self.ff(self.norm2(x)), y + self.ff(self.norm2(y))
+
 
 class GPTModel(nn.Module):
     """Token ids int64 [B, T], T at most ``context_length``, to logits [B, T, vocab_size]."""
@@ -111,6 +138,19 @@ class GPTModel(nn.Module):
         """The states [B, T, emb_dim] that the output head multiplies."""
         x = self.drop_emb(self.tok_emb(ids) + self.pos_emb.weight[: ids.shape[1]])
         states: Tensor = self.final_norm(self.trf_blocks(x))
+        return states
+
+    def hidden_shared(self, prefix: Tensor, rest: Tensor) -> Tensor:
+        """The states [B, P + S, emb_dim] of B texts that begin alike: ``prefix`` int64 [P], then ``rest`` [B, S].
+
+        In eval mode. What they share is computed once.
+        """
+        begin = len(prefix)
+        x = self.tok_emb(prefix[None]) + self.pos_emb.weight[:begin]
+        y = self.tok_emb(rest) + self.pos_emb.weight[begin : begin + rest.shape[1]]
+        for block in self.trf_blocks:
+            x, y = cast(TransformerBlock, block).shared(x, y)
+        states: Tensor = self.final_norm(torch.cat([x.expand(len(y), -1, -1), y], 1))
         return states
 
     def forward(self, ids: Tensor) -> Tensor:

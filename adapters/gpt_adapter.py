@@ -56,5 +56,8 @@ class GPTAdapter(TorchModel):
     def hidden(self, ids: Tensor) -> Tensor:
         return self.module.hidden(ids)
 
+    def hidden_shared(self, prefix: Tensor, rest: Tensor) -> Tensor:
+        return self.module.hidden_shared(prefix, rest)
+
     def unembedding(self) -> Tensor:
         return self.module.out_head.weight

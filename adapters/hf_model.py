@@ -40,6 +40,10 @@ AGREEMENT = 4e-6
 in the last place of a coarser dtype)."""
 
 
+SAME_STATES = 1e-5
+"""A shared prefix gives the same states if none is further from the model's own than this share of the largest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a model comes from: a folder or a hub name, and what else transformers needs to load it."""
@@ -91,6 +95,7 @@ class HFModel(TorchModel):
         self.dtype = str(self.module.dtype).removeprefix("torch.")
         self.runtime = runtime_facts(self.torch_device)
         self._scoring = UNCHECKED if tiled else "full logits: asked for with tiled=false"
+        self._sharing: bool | None = None
         self._facts = {**_kept(config), "architecture": type(self.module).__name__, "path": source.path}
         if unused:
             self._facts["unused_weights"] = _some(unused)
@@ -108,6 +113,26 @@ class HFModel(TorchModel):
 
     def hidden(self, ids: Tensor) -> Tensor:
         states: Tensor = self.module.base_model(input_ids=ids, use_cache=False, return_dict=True)[0]
+        return states
+
+    def hidden_shared(self, prefix: Tensor, rest: Tensor) -> Tensor | None:
+        """By the model's own key-value cache. The first batch is computed both ways: not every cache can be shared."""
+        if self._sharing is False:
+            return None
+        try:
+            first = self.module.base_model(input_ids=prefix[None], use_cache=True, return_dict=True)
+            past = first.past_key_values
+            past.batch_repeat_interleave(len(rest))
+            later = self.module.base_model(input_ids=rest, past_key_values=past, use_cache=True, return_dict=True)
+            states = torch.cat([first[0].expand(len(rest), -1, -1), later[0]], 1)
+        except Exception:  # whatever a model raises that has another kind of cache, or none
+            self._sharing = False
+            return None
+        if self._sharing is None:
+            plain = self.hidden(torch.cat([prefix.expand(len(rest), -1), rest], 1))
+            allowed = max(SAME_STATES, 16 * torch.finfo(plain.dtype).eps) * float(plain.abs().max())
+            self._sharing = bool((states - plain).abs().max() <= allowed)
+            return plain
         return states
 
     def head(self) -> Head:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evalgpt.cache import Memory
 from evalgpt.core import EvaluationError, Model, UsageError, Window
 
-__all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches"]
+__all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches", "draw"]
 
 AUTO = 0
 """``batch_tokens`` for a size that is found while scoring."""
@@ -24,6 +24,9 @@ DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 
 FIRST, LARGEST = 256, 1 << 18
 """Where a size that is found begins, and where it ends even if speed still grows."""
+
+SHARED = 32
+"""Ids that windows must begin with alike to be scored together for it."""
 
 WORTH = 1.05
 """By how much a doubled batch must be faster to be kept: it costs memory, and shows progress half as often."""
@@ -97,6 +100,35 @@ def batches(lengths: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
     while at < len(order):
         count = max(size.tokens // lengths[order[at]], 1)
         yield order[at : at + count]
+        at += count
+
+
+def draw(windows: Sequence[Window], size: BatchSize) -> Iterator[list[int]]:
+    """Indices of windows to score together: those that begin alike first, group by group, so that a model can compute
+    what they share once; then the others as :func:`batches` has them."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, window in enumerate(windows):
+        if len(window.ids) > SHARED:
+            groups.setdefault(tuple(window.ids[:SHARED]), []).append(number)
+    together = [group for group in groups.values() if len(group) > 1]
+    for group in together:
+        yield from _sharing([windows[i].ids for i in group], group, size)
+    grouped = {i for group in together for i in group}
+    rest = [i for i in range(len(windows)) if i not in grouped]
+    for batch in batches([len(windows[i].ids) - 1 for i in rest], size):
+        yield [rest[i] for i in batch]
+
+
+def _sharing(ids: Sequence[Sequence[int]], group: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
+    """Batches of one group, what all share counted once."""
+    low, high = min(map(tuple, ids)), max(map(tuple, ids))  # all share what these two do
+    common = next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    order = sorted(range(len(group)), key=lambda i: -len(ids[i]))
+    at = 0
+    while at < len(order):
+        own = max(len(ids[order[at]]) - 1 - common, 1)
+        count = max((size.tokens - common) // own, 1)
+        yield [group[i] for i in order[at : at + count]]
         at += count
 
 

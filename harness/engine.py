@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.batching import Scorer, Work, batches
+from evalgpt.batching import Scorer, Work, draw
 from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, UsageError, Window
 from evalgpt.protocols import Piece, Protocol, Tokens
 
@@ -115,7 +115,7 @@ def score_windows(
     windows = [plan.windows[i] for plan, i in chosen]
     total = sum(len(w.ids) - w.start for w in windows)
     done, nll_sum = 0, 0.0
-    for batch in batches([len(w.ids) - 1 for w in windows], scorer.size):
+    for batch in draw(windows, scorer.size):
         for index, nll in zip(batch, scorer.score([windows[i] for i in batch]), strict=True):
             plan, i = chosen[index]
             if not np.isfinite(nll).all():
