@@ -254,6 +254,7 @@ def _timing(result: Result) -> Timing:
         tokens_per_second=result.work.scores / seconds,
         fed_tokens_per_second=result.work.fed_tokens / seconds,
         computed_scores=result.work.scores,
+        recalled_scores=result.work.recalled,
     )
 
 

@@ -134,10 +134,11 @@ def _sharing(ids: Sequence[Sequence[int]], group: Sequence[int], size: BatchSize
 
 @dataclass(slots=True)
 class Work:
-    """What was computed, not recalled: scores, and tokens fed."""
+    """Scores that were computed, the tokens fed for them, and scores recalled from an earlier run."""
 
     scores: int = 0
     fed_tokens: int = 0
+    recalled: int = 0
 
 
 @dataclass(slots=True)
@@ -162,6 +163,7 @@ class Scorer:
         if self.memory and all(np.isfinite(nll).all() for nll in scored):
             self.memory.keep(missing, scored)
         self.work.scores += sum(map(len, scored))
+        self.work.recalled += sum(len(nll) for nll in found if nll is not None)
         self.work.fed_tokens += sum(len(window.ids) - 1 for window in missing)
         new = iter(scored)
         return [next(new) if nll is None else nll for nll in found]

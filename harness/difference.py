@@ -125,7 +125,7 @@ def explain(a: Evaluation, b: Evaluation, names: tuple[str | None, str | None] =
     else:
         steps = list(_other_tokens(part_of(a, chosen[0].name), part_of(b, chosen[1].name), one, other))
     averaging = chosen[1].nats - chosen[0].nats - sum(step.nats for step in steps)
-    why = "; ".join(f"{n.protocol.split(' ')[0]} quotes {n.name}" for n in chosen)
+    why = " against ".join("token mean" if n.name == "loss" else n.name for n in chosen)
     first = _step("averaging", averaging, 0, why)
     return Difference(
         task=a.task.spec,

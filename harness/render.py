@@ -136,7 +136,7 @@ def _sample(found: Sample) -> str:
     low, high = (_perplexity(x) for x in found.perplexity if x is not None)
     if low == high:
         return f"{found.reason}: the perplexity is that of the whole text"
-    asked = "" if found.precision is None else f", within {found.precision:.3g} of it"
+    asked = "" if found.precision is None else f", within {found.precision:.2%} of it"
     return f"{found.reason}: the whole text's perplexity is {low} to {high} ({found.level:.0%}){asked}; {part}"
 
 
@@ -159,10 +159,9 @@ def _ledger(evaluation: Evaluation) -> str:
     if ledger.context is not None:
         c = ledger.context
         line += f"; each after {c.smallest} to {c.largest} tokens, {c.median:g} in the median"
-    computed = evaluation.timing.computed_scores
-    recalled = 0 if computed is None else ledger.scores - computed
+    recalled, computed = evaluation.timing.recalled_scores, evaluation.timing.computed_scores
     if recalled:
-        line += f"; {recalled if computed else 'all'} losses kept from an earlier run"
+        line += f"; {min(recalled, ledger.scores) if computed else 'all'} losses kept from an earlier run"
     return line if computed == 0 else f"{line}; {evaluation.timing.tokens_per_second:,.0f} tokens/s"
 
 

@@ -92,15 +92,16 @@ class ProtocolInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Wall-clock seconds. ``computed_scores`` are those not recalled from an earlier run (None in reports that do not
-    say); ``tokens_per_second`` is theirs, ``fed_tokens_per_second`` that of the tokens read for them, over
-    ``scoring_seconds``."""
+    """Wall-clock seconds. ``computed_scores`` were computed, ``recalled_scores`` kept from an earlier run (None in
+    reports that do not say; a sample's batches may hold more than it needed). ``tokens_per_second`` is of the computed,
+    ``fed_tokens_per_second`` of the tokens read for them, both over ``scoring_seconds``."""
 
     encoding_seconds: float
     scoring_seconds: float
     tokens_per_second: float
     fed_tokens_per_second: float
     computed_scores: int | None = None
+    recalled_scores: int | None = None
 
 
 class Tokenized(msgspec.Struct, frozen=True, kw_only=True):

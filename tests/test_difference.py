@@ -158,7 +158,7 @@ def test_averaging_is_the_tools_own():
     words = explain(a, made("lm-eval:context=20"), (None, "word_perplexity"))
     (step,) = [s for s in words.steps if s.name == "averaging"]
     assert step.nats > 1  # per word, not per token
-    assert step.why == "hf-strided quotes perplexity_v1; lm-eval quotes word_perplexity"
+    assert step.why == "perplexity_v1 against word_perplexity"
 
 
 def test_a_part_of_a_book_leaves_the_other_unscored():
