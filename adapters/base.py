@@ -24,7 +24,7 @@ from evalgpt.adapters.tiled import (
 )
 from evalgpt.core import Detail, Model, TokenScores, UsageError, Window
 
-__all__ = ["TorchModel", "fingerprint", "resolve_device", "resolve_dtype"]
+__all__ = ["TorchModel", "fingerprint", "resolve_device", "resolve_dtype", "versions"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -152,6 +152,11 @@ def _per_window(scores: Scores, counts: list[int]) -> list[TokenScores]:
     return [
         TokenScores(nll.numpy(), *(None if part is None else part.numpy() for part in rest)) for nll, *rest in columns
     ]
+
+
+def versions(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """What changes when a weight is written to or replaced, cheaper to take than a fingerprint."""
+    return [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,8 +1,8 @@
 """A transformers causal language model behind evalgpt's Model interface.
 
 The fast path runs the body alone and the tiled head on the rows that are scored. Which head that is (a bias, a scale,
-a soft cap) is read from the model, and the first window scored is compared with the model's own logits; where they
-differ, the plain path with full logits runs from then on and the report says why.
+a soft cap) is read from the model, and what it gives is compared with the model's own logits once; where they differ,
+the plain path with full logits runs and the report says why.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, runtime_facts
+from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, runtime_facts, versions
 from evalgpt.adapters.hf_loading import explained, hub_arguments, quiet
 from evalgpt.adapters.hf_tokenizer import HFTokenizer
-from evalgpt.adapters.tiled import Head, Scores
-from evalgpt.core import Detail, Encoding, EvaluationError, UsageError
+from evalgpt.adapters.tiled import Head
+from evalgpt.core import Encoding, EvaluationError, UsageError
 
 __all__ = ["HFModel", "Source"]
 
@@ -33,7 +33,7 @@ UNLIMITED = 2048
 """The context length given to a model without one (a state-space model, ALiBi); context_length=N changes it."""
 
 CHECKED = 64
-"""How many rows of the first window are compared with the model's own logits."""
+"""How many rows are compared with the model's own logits."""
 
 AGREEMENT = 4e-6
 """Body and head are the model if no logit is further from its own than this share of the largest one (or four units
@@ -79,7 +79,8 @@ class HFModel(TorchModel):
         self.module, unused = _load(source.path, arguments, torch_dtype)
         config = self.module.config.get_text_config(decoder=True)
         self.trained = True
-        self.cache_id = None if source.trust_remote_code else f"hf tiled={tiled}"  # strangers' code has no hash
+        self._own_code = not source.trust_remote_code and type(self) is HFModel  # strangers' code has no hash
+        self._asked = f"hf tiled={tiled}"
         self.fingerprint = fingerprint(self.module.state_dict().items(), extra=_architecture(config))
         self.module.eval().to(self.torch_device)
         self.name = name
@@ -95,10 +96,24 @@ class HFModel(TorchModel):
         self.dtype = str(self.module.dtype).removeprefix("torch.")
         self.runtime = runtime_facts(self.torch_device)
         self._scoring = UNCHECKED if tiled else "full logits: asked for with tiled=false"
-        self._sharing: bool | None = None
         self._facts = {**_kept(config), "architecture": type(self.module).__name__, "path": source.path}
         if unused:
             self._facts["unused_weights"] = _some(unused)
+        self._versions = versions(self.module.parameters())
+        if self._scoring == UNCHECKED:  # on ids that are always the same, and so is what follows
+            self._compare(torch.arange(min(CHECKED, self.context_length), device=self.torch_device) % self.vocab_size)
+        self._sharing = self._scoring == TILED and self._can_share()
+
+    @property
+    def cache_id(self) -> str | None:  # type: ignore[override]
+        """None for code from a hub or a subclass, and once a weight was changed in this process."""
+        own = self._own_code and versions(self.module.parameters()) == self._versions
+        return self._asked if own else None
+
+    @property
+    def shares_prefixes(self) -> bool:  # type: ignore[override]
+        """Whether the model's own key-value cache can be shared by the windows of a batch."""
+        return self._sharing
 
     @property
     def config(self) -> dict[str, object]:  # type: ignore[override]
@@ -116,24 +131,33 @@ class HFModel(TorchModel):
         return states
 
     def hidden_shared(self, prefix: Tensor, rest: Tensor) -> Tensor | None:
-        """By the model's own key-value cache. The first batch is computed both ways: not every cache can be shared."""
-        if self._sharing is False:
-            return None
+        return self._by_cache(prefix, rest) if self._sharing else None
+
+    def _by_cache(self, prefix: Tensor, rest: Tensor) -> Tensor:
+        first = self.module.base_model(input_ids=prefix[None], use_cache=True, return_dict=True)
+        past = first.past_key_values
+        past.batch_repeat_interleave(len(rest))
+        later = self.module.base_model(input_ids=rest, past_key_values=past, use_cache=True, return_dict=True)
+        return torch.cat([first[0].expand(len(rest), -1, -1), later[0]], 1)
+
+    def _can_share(self) -> bool:
+        """Whether states by the key-value cache are the model's own, on ids that are always the same.
+
+        Not where position encodings depend on how long a text is: those of the prefix would be another's.
+        """
+        if any(f'"{kind}"' in self.module.config.to_json_string() for kind in ("longrope", "dynamic")):
+            return False
+        length = min(3 * CHECKED // 2, self.context_length)
+        ids = torch.arange(3 * length, device=self.torch_device).view(3, length) * 7 % self.vocab_size
+        common = 2 * length // 3
+        ids[:, :common] = ids[0, :common]
         try:
-            first = self.module.base_model(input_ids=prefix[None], use_cache=True, return_dict=True)
-            past = first.past_key_values
-            past.batch_repeat_interleave(len(rest))
-            later = self.module.base_model(input_ids=rest, past_key_values=past, use_cache=True, return_dict=True)
-            states = torch.cat([first[0].expand(len(rest), -1, -1), later[0]], 1)
+            with torch.inference_mode():
+                states, plain = self._by_cache(ids[0, :common], ids[:, common:]), self.hidden(ids)
         except Exception:  # whatever a model raises that has another kind of cache, or none
-            self._sharing = False
-            return None
-        if self._sharing is None:
-            plain = self.hidden(torch.cat([prefix.expand(len(rest), -1), rest], 1))
-            allowed = max(SAME_STATES, 16 * torch.finfo(plain.dtype).eps) * float(plain.abs().max())
-            self._sharing = bool((states - plain).abs().max() <= allowed)
-            return plain
-        return states
+            return False
+        allowed = max(SAME_STATES, 16 * torch.finfo(plain.dtype).eps) * float(plain.abs().max())
+        return bool((states - plain).abs().max() <= allowed)
 
     def head(self) -> Head:
         if self._head is None:
@@ -147,14 +171,7 @@ class HFModel(TorchModel):
     @property
     def plain(self) -> bool:
         """Whether scores come from full logits, because body and head are not the whole of the model."""
-        if self._scoring == UNCHECKED:  # a divergence is asked for before any score
-            self._compare(torch.arange(min(CHECKED, self.context_length), device=self.torch_device) % self.vocab_size)
         return self._scoring != TILED
-
-    def _score_rows(self, ids: Tensor, scored: Tensor, targets: Tensor, detail: Detail | None) -> Scores:
-        if self._scoring == UNCHECKED:
-            self._compare(ids[0, :CHECKED])
-        return super()._score_rows(ids, scored, targets, detail)
 
     def _compare(self, ids: Tensor) -> None:
         """Decide how to score: by the tiled head, unless it differs from the model's own logits on ``ids`` [T]."""

@@ -157,7 +157,7 @@ def numbers_of(protocol: Protocol, task: Task, rows: Sequence[Row], *, part: boo
         peer={} if part else _finite(protocol.peer(rows)),
         task_metrics={} if part else _finite(task.metrics(rows)),
         ledger=counted,
-        notes=_notes(protocol, rows, counted),
+        notes=_notes(protocol, rows, counted, part),
     )
 
 
@@ -264,10 +264,10 @@ def _memory_note(size: BatchSize) -> list[str]:
     return [f"a batch of {size.failed} tokens did not fit the memory; the last ones had at most {size.tokens}"]
 
 
-def _notes(protocol: Protocol, rows: Sequence[Row], counted: Ledger) -> list[str]:
+def _notes(protocol: Protocol, rows: Sequence[Row], counted: Ledger, part: bool) -> list[str]:
     """What a reader of the numbers must know and the numbers do not say."""
     notes = list(protocol.notes(rows))
-    if counted.unscored_pieces:
+    if counted.unscored_pieces and not part:  # in a sample it may be chance
         notes.append(
             f"{counted.unscored_pieces} of {counted.pieces} texts are too short for protocol {protocol.name} "
             f"and were not scored"

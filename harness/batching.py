@@ -28,6 +28,9 @@ FIRST, LARGEST = 256, 1 << 18
 SHARED = 32
 """Ids that windows must begin with alike to be scored together for it."""
 
+STATES = 4
+"""How many times a batch's tokens may exceed its size, what is shared counted each time."""
+
 WORTH = 1.05
 """By how much a doubled batch must be faster to be kept: it costs memory, and shows progress half as often."""
 
@@ -103,9 +106,12 @@ def batches(lengths: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
         at += count
 
 
-def draw(windows: Sequence[Window], size: BatchSize) -> Iterator[list[int]]:
-    """Indices of windows to score together: those that begin alike first, group by group, so that a model can compute
-    what they share once; then the others as :func:`batches` has them."""
+def draw(windows: Sequence[Window], size: BatchSize, shares: bool) -> Iterator[list[int]]:
+    """Indices of windows to score together: for a model that ``shares``, those that begin alike first, group by group;
+    then the others as :func:`batches` has them."""
+    if not shares:
+        yield from batches([len(window.ids) - 1 for window in windows], size)
+        return
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, window in enumerate(windows):
         if len(window.ids) > SHARED:
@@ -120,14 +126,15 @@ def draw(windows: Sequence[Window], size: BatchSize) -> Iterator[list[int]]:
 
 
 def _sharing(ids: Sequence[Sequence[int]], group: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
-    """Batches of one group, what all share counted once."""
+    """Batches of one group, what all share counted once; its states are as many as without, so only so much more."""
     low, high = min(map(tuple, ids)), max(map(tuple, ids))  # all share what these two do
     common = next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     order = sorted(range(len(group)), key=lambda i: -len(ids[i]))
     at = 0
     while at < len(order):
-        own = max(len(ids[order[at]]) - 1 - common, 1)
-        count = max((size.tokens - common) // own, 1)
+        longest = len(ids[order[at]]) - 1
+        own = max(longest - common, 1)
+        count = max(min((size.tokens - common) // own, STATES * size.tokens // longest), 1)
         yield [group[i] for i in order[at : at + count]]
         at += count
 

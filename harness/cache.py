@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -27,14 +28,11 @@ from evalgpt.core import Model, UsageError, Window
 
 __all__ = ["Info", "Memory", "ScoreCache", "default_path", "identity"]
 
-ENGINE = 1
+ENGINE = 2
 """Raised whenever the engine or a shipped adapter computes other digits than before."""
 
 LIMIT_MIB = 1024
 """The size that the file is cut back to, the longest unused first; ``EVALGPT_CACHE_LIMIT`` sets another, in MiB."""
-
-COMMIT_SECONDS = 0.5
-"""What a kill can lose."""
 
 WAIT_SECONDS = 10.0
 """How long to wait for another run that writes."""
@@ -64,7 +62,7 @@ def identity(model: Model, versions: Mapping[str, str]) -> str | None:
     computing = {name: versions.get(name) for name in ("evalgpt", "torch", "transformers", "platform")}
     facts = {
         "engine": ENGINE,
-        "adapter": model.cache_id,
+        "adapter": [model.cache_id, type(model).__module__, type(model).__qualname__],
         "fingerprint": model.fingerprint,
         "tokenizer": dict(model.tokenizer),
         "dtype": model.dtype,
@@ -82,10 +80,14 @@ class Memory:
     who: str
 
     def recall(self, windows: Sequence[Window]) -> list[NDArray[np.float32] | None]:
-        """The losses of each window, None where they are not kept."""
+        """The losses of each window, None where they are not kept, or not of its length."""
         keys = [self.cache.key(self.who, window) for window in windows]
-        found = self.cache.get(keys)
-        return [found.get(key) for key in keys]
+        kept = self.cache.get(keys)
+        found = [kept.get(key) for key in keys]
+        return [
+            nll if nll is not None and len(nll) == len(window.ids) - window.start else None
+            for nll, window in zip(found, windows, strict=True)
+        ]
 
     def keep(self, windows: Sequence[Window], losses: Sequence[NDArray[np.float32]]) -> None:
         """Keep the losses of ``windows``."""
@@ -101,7 +103,6 @@ class ScoreCache:
         self.limit = _limit() if limit is None else limit
         self.problem: str | None = None
         self._database: sqlite3.Connection | None = None
-        self._committed = time.monotonic()
         self._today = int(time.time() // 86400)
 
     def __enter__(self) -> Self:
@@ -144,31 +145,34 @@ class ScoreCache:
                 marks = ",".join("?" * len(part))
                 rows = self._database.execute(f"SELECT key, nll, day FROM scores WHERE key IN ({marks})", part)  # noqa: S608
                 old = []
-                for key, nll, day in rows:
-                    found[key] = np.frombuffer(nll, dtype="<f4")
+                for key, packed, day in rows:
+                    nll = _unpacked(packed)
+                    if nll is not None:
+                        found[key] = nll
                     if day != self._today:
                         old.append((self._today, key))
-                self._database.executemany("UPDATE scores SET day = ? WHERE key = ?", old)
+                if old:
+                    self._database.executemany("UPDATE scores SET day = ? WHERE key = ?", old)
+                    self._database.commit()
         return found
 
     def put(self, scores: Mapping[bytes, NDArray[np.float32]]) -> None:
-        """Keep losses; what a kill loses is at most half a second's."""
+        """Keep losses; a kill loses none that were put."""
         with self._caring():
             if self._database is None:
                 return
-            rows = [(key, nll.astype("<f4").tobytes(), self._today) for key, nll in scores.items()]
+            rows = [(key, _packed(nll), self._today) for key, nll in scores.items()]
             self._database.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", rows)
-            if time.monotonic() - self._committed >= COMMIT_SECONDS:
-                self._database.commit()
-                self._committed = time.monotonic()
+            self._database.commit()  # at once: an open transaction would keep other runs waiting
 
     def info(self) -> Info:
         """What is kept now."""
-        if not self.path.exists():
-            return Info(self.path, 0, 0, self.limit)
-        with self._usable(), closing(_open(self.path)) as database:
-            (windows,) = database.execute("SELECT count(*) FROM scores").fetchone()
-            return Info(self.path, int(windows), _size(database), self.limit)
+        with self._usable():
+            if not self.path.exists():
+                return Info(self.path, 0, 0, self.limit)
+            with closing(_open(self.path)) as database:
+                (windows,) = database.execute("SELECT count(*) FROM scores").fetchone()
+                return Info(self.path, int(windows), _size(database), self.limit)
 
     def clear(self) -> Info:
         """Delete everything; what was kept before.
@@ -179,8 +183,10 @@ class ScoreCache:
         try:
             before = self.info()
         except UsageError:  # not a database: it goes all the same
-            before = Info(self.path, 0, self.path.stat().st_size, self.limit)
+            before = Info(self.path, 0, 0, self.limit)
         with self._usable():
+            if not self.path.parent.is_dir():
+                return before
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         return before
@@ -222,7 +228,7 @@ def default_path() -> Path:
     from platformdirs import user_cache_path
 
     folder = os.environ.get("EVALGPT_CACHE")
-    return (Path(folder) if folder else user_cache_path("evalgpt")) / "scores.sqlite"
+    return (Path(folder).expanduser() if folder else user_cache_path("evalgpt")) / "scores.sqlite"
 
 
 def _limit() -> int:
@@ -243,6 +249,20 @@ def _open(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _packed(nll: NDArray[np.float32]) -> bytes:
+    """The losses with a checksum behind them."""
+    data = nll.astype("<f4").tobytes()
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def _unpacked(packed: bytes) -> NDArray[np.float32] | None:
+    """The losses; None where they are not those that were kept."""
+    data, check = packed[:-4], packed[-4:]
+    if len(data) % 4 or zlib.crc32(data).to_bytes(4, "little") != check:
+        return None
+    return np.frombuffer(data, dtype="<f4")
 
 
 def _size(database: sqlite3.Connection) -> int:

@@ -169,6 +169,7 @@ class Model(ABC):
         cache_id: what a score depends on besides fingerprint, tokenizer, dtype and kind of device: the adapter's
             name and its switches. With it scores are kept between runs; None keeps none, as is right while code is
             being changed.
+        shares_prefixes: whether what the windows of a batch begin with alike is computed once.
         config: what else is needed to build the same model again, for the report.
         tokenizer: the tokenizer's identity, for the report; at least a ``name``.
         device, dtype: where and in what precision it computes.
@@ -184,6 +185,7 @@ class Model(ABC):
     adds_bos: bool = False
     trained: bool | None = None
     cache_id: str | None = None
+    shares_prefixes: bool = False
     config: Mapping[str, object] = {}
     tokenizer: Mapping[str, object] = {"name": "unknown"}
     device: str = "unknown"

@@ -115,7 +115,7 @@ def score_windows(
     windows = [plan.windows[i] for plan, i in chosen]
     total = sum(len(w.ids) - w.start for w in windows)
     done, nll_sum = 0, 0.0
-    for batch in draw(windows, scorer.size):
+    for batch in draw(windows, scorer.size, scorer.model.shares_prefixes):
         for index, nll in zip(batch, scorer.score([windows[i] for i in batch]), strict=True):
             plan, i = chosen[index]
             if not np.isfinite(nll).all():

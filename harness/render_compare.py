@@ -43,7 +43,14 @@ def _rows(group: Sequence[Comparison]) -> list[tuple[str, ...]]:
     rows = [(*_side(group[0].baseline), "", "", "")]
     for comparison in group:
         gap = comparison.bits_per_byte_difference
-        rows.append((*_side(comparison.candidate), f"{gap.value:+.4f}", _interval(gap, "+"), _p(gap.p_value)))
+        rows.append(
+            (
+                *_side(comparison.candidate),
+                f"{gap.value:+.4f}",
+                _interval(gap, "+"),
+                "-" if comparison.decision else _p(gap.p_value),
+            )
+        )
     return rows
 
 
@@ -68,9 +75,11 @@ def _p(value: float | None) -> str:
 def _sentences(comparison: Comparison) -> Iterator[str]:
     a, b = comparison.baseline, comparison.candidate
     gap = comparison.bits_per_byte_difference
-    if comparison.decision is not None:
+    if comparison.decision is None:
+        yield _verdict(a.model, b.model, gap)
+    else:
         yield _decision(comparison.decision, a.model, b.model)
-    yield _verdict(a.model, b.model, gap)
+        yield f"  on more text of this kind: {gap.value:+.4f} bits per byte ({_interval(gap, '+')}), of what was scored"
     shares = f"{comparison.candidate_better:.1%} of the text is better predicted by {b.model}"
     yield f"  {shares}, {comparison.baseline_better:.1%} by {a.model}"
     if comparison.loss_difference is not None:

@@ -74,6 +74,8 @@ def _check(options: CompareOptions) -> None:
         raise UsageError("a comparison needs two models or more (-m A -m B) and a task (-t T)")
     if options.until_decided and len(options.models) > 2:
         raise UsageError("--until-decided compares two models; give two with -m")
+    if options.until_decided and options.fail_if_worse is not None:
+        raise UsageError("--fail-if-worse is of the whole text, and --until-decided stops before; give one of them")
     if options.until_decided and options.kl:
         raise UsageError("--kl is of the whole text, and --until-decided stops before; give one of them")
     names = ("protocol", "context", "stride", "device", "dtype", "batch_tokens", "kl", "until_decided", "save_report")

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from evalgpt.batching import Scorer
 from evalgpt.compare import Decision
+from evalgpt.conformance import tolerance_of
 from evalgpt.core import EvaluationError, UsageError
 from evalgpt.engine import Plan, Progress
 from evalgpt.report import Sample
 from evalgpt.sequential import Interval, Sequential, decided, half_width, order, precise_enough
 
-__all__ = ["keep_sample", "sampled", "until_decided", "until_precise"]
+__all__ = ["keep_sample", "replayed", "sampled", "until_decided", "until_precise"]
 
 
 Chosen = list[tuple[Plan, int]]
@@ -62,18 +63,39 @@ def until_precise(
         if progress is not None:
             progress(Progress(tokens, total, spent / tokens))
     keep_sample(plans, chosen[:done])
-    found = rule.interval()
+    return _sample_of(rule, seed, (done, len(chosen)), (tokens, total), precision)
+
+
+def replayed(sample: Sample, windows: int, weight: int, losses: Sequence[NDArray[np.float32]]) -> Sample:
+    """What the rule makes of ``losses``, of the windows in the order in which ``sample`` had them, out of ``windows``
+    with ``weight`` tokens in all. Of a comparison's sample, which two models stopped, only the counts can be told."""
+    tokens = sum(map(len, losses))
+    counts = (len(losses), windows), (tokens, weight)
+    if sample.precision is None:
+        return _sample_of(None, sample.seed, *counts, None)
+    rule = Sequential(windows, weight, target=half_width(sample.precision))
+    for done, nll in enumerate(losses, 1):
+        if rule.add(float(nll.sum(dtype=np.float64)), len(nll)) and precise_enough(rule.interval(), sample.precision):
+            counts = (done, windows), (sum(map(len, losses[:done])), weight)
+            break
+    return _sample_of(rule, sample.seed, *counts, sample.precision)
+
+
+def _sample_of(
+    rule: Sequential | None, seed: int, windows: tuple[int, int], tokens: tuple[int, int], precision: float | None
+) -> Sample:
+    met = "decided" if precision is None else "precise enough"
     return Sample(
         seed=seed,
-        windows=done,
-        of=len(chosen),
-        tokens=tokens,
-        of_tokens=total,
+        windows=windows[0],
+        of=windows[1],
+        tokens=tokens[0],
+        of_tokens=tokens[1],
         level=0.95,
         precision=precision,
-        reason="precise enough" if done < len(chosen) else "all windows were needed",
-        loss=_bounds(found, lambda x: x),
-        perplexity=_bounds(found, math.exp),
+        reason=met if windows[0] < windows[1] else "all windows were needed",
+        loss=None if rule is None else _bounds(rule.interval(), lambda x: x),
+        perplexity=None if rule is None else _bounds(rule.interval(), math.exp),
     )
 
 
@@ -96,6 +118,7 @@ def until_decided(
         raise UsageError("--until-decided needs models that read the same windows, with one tokenizer and one prefix")
     total = _tokens(chosen)
     rule = Sequential(len(chosen), total)
+    rounding = max(tolerance_of(s.model.dtype) for s in scorers) * 2 / math.sqrt(total)
     done, tokens, difference = 0, 0, 0.0
     for (plan, i), (one, other) in _scored(scorers, chosen):
         plan.nll[i] = one
@@ -104,7 +127,7 @@ def until_decided(
         done, tokens = done + 1, tokens + len(one)
         change = float(other.sum(dtype=np.float64) - one.sum(dtype=np.float64))
         difference += change
-        if rule.add(change, len(one)) and decided(rule.interval()):
+        if rule.add(change, len(one)) and _sign(rule.interval(), rounding):
             break
         if progress is not None:
             progress(Progress(tokens, total, difference / tokens))
@@ -112,19 +135,10 @@ def until_decided(
         keep_sample(side, part[:done])
     found = rule.interval()
     low, high = _finite(found.low), _finite(found.high)
-    decision = Decision(seed=seed, windows=done, of=len(chosen), level=0.95, sign=decided(found), interval=(low, high))
-    sample = Sample(
-        seed=seed,
-        windows=done,
-        of=len(chosen),
-        tokens=tokens,
-        of_tokens=total,
-        level=0.95,
-        precision=None,
-        reason="decided" if decided(found) and done < len(chosen) else "all windows were needed",
-        loss=None,
-        perplexity=None,
+    decision = Decision(
+        seed=seed, windows=done, of=len(chosen), level=0.95, sign=_sign(found, rounding), interval=(low, high)
     )
+    sample = _sample_of(None, seed, (done, len(chosen)), (tokens, total), None)
     return decision, sample
 
 
@@ -167,6 +181,12 @@ def _tokens(chosen: Chosen) -> int:
 def _bounds(found: Interval, of: Callable[[float], float]) -> tuple[float | None, float | None]:
     low, high = (of(x) if -math.inf < x < 700 else None for x in (found.low, found.high))
     return low, high
+
+
+def _sign(interval: Interval, rounding: float) -> int:
+    """The sign that is settled, 0 while none is, or where it is no more than rounding makes of a mean."""
+    settled = interval.low > rounding or interval.high < -rounding
+    return decided(interval) if settled else 0
 
 
 def _finite(value: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,9 +20,11 @@ from evalgpt.core import Document, EvaluationError, Model, Task
 from evalgpt.engine import Plan, Progress, plan_windows, row_of, score_windows
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, RowInfo, Tokenized, row_info
-from evalgpt.sampling import keep_sample, sampled
+from evalgpt.sampling import keep_sample, replayed, sampled
 
 __all__ = ["Sample", "Verified", "verify"]
+
+MEMORY_NOTE = re.compile(r"a batch of \d+ tokens did not fit the memory; the last ones had at most \d+")
 
 SAME = 1e-9
 """Relative difference of a number from the one that the stored losses give: the order of a float64 sum."""
@@ -68,9 +71,10 @@ def verify(
     bound = protocol.bind(model)
     _check_settings(evaluation, bound)
     plans = plan_windows(model, documents, bound)
-    if evaluation.sample is not None:
-        keep_sample(plans, sampled(plans, evaluation.sample.seed)[: evaluation.sample.windows])
+    drawn = _drawn(evaluation, plans)
     stored = _check_windows(evaluation, plans)
+    if drawn is not None and stored is not None:
+        _check_sample(evaluation, drawn, plans, stored)
     chosen = [(plan, i) for plan in plans for i in range(len(plan.windows))]
     if sample.windows is not None:
         if stored is None:
@@ -149,6 +153,45 @@ def _check_settings(evaluation: Evaluation, bound: Protocol) -> None:
     for key in sorted({*now, *evaluation.protocol.settings}):
         if now.get(key) != evaluation.protocol.settings.get(key):
             raise _differs("protocol", key, evaluation.protocol.settings.get(key), now.get(key))
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The order of a sample: each window by its plan and its number there before the others were left out."""
+
+    order: list[tuple[Plan, int]]
+    windows: int
+    tokens: int
+
+
+def _drawn(evaluation: Evaluation, plans: Sequence[Plan]) -> _Drawn | None:
+    """Leave in ``plans`` what the report's sample drew."""
+    if evaluation.sample is None:
+        return None
+    every = sampled(plans, evaluation.sample.seed)
+    tokens = sum(len(plan.windows[i].ids) - plan.windows[i].start for plan, i in every)
+    order = every[: max(evaluation.sample.windows, 0)]
+    keep_sample(plans, order)
+    return _Drawn(order, len(every), tokens)
+
+
+def _check_sample(
+    evaluation: Evaluation, drawn: _Drawn, plans: Sequence[Plan], stored: Sequence[Sequence[NDArray[np.float32]]]
+) -> None:
+    """Let the rule that stopped the run see the stored losses again."""
+    if evaluation.sample is None:
+        return
+    numbers: dict[int, list[int]] = {}
+    for plan, i in drawn.order:
+        numbers.setdefault(id(plan), []).append(i)
+    places = {(key, i): at for key, own in numbers.items() for at, i in enumerate(sorted(own))}
+    rows = {id(plan): number for number, plan in enumerate(plans)}
+    losses = [stored[rows[id(plan)]][places[id(plan), i]] for plan, i in drawn.order]
+    now = replayed(evaluation.sample, drawn.windows, drawn.tokens, losses)
+    for path, one, other in _leaves("sample", _plain(evaluation.sample), _plain(now)):
+        apart = isinstance(one, float) and isinstance(other, float) and abs(one - other) <= SAME * abs(one)
+        if one != other and not apart:
+            raise EvaluationError(f"numbers: {path} is {one} in the report and {other} by the losses it keeps")
 
 
 def _check_windows(evaluation: Evaluation, plans: Sequence[Plan]) -> list[list[NDArray[np.float32]]] | None:
@@ -238,7 +281,7 @@ def _check_numbers(evaluation: Evaluation, found: dict[str, Any], allowed: float
     for name, now in found.items():
         stored = _plain(getattr(evaluation, name))
         if name == "notes":
-            stored = [note for note in stored if "did not fit the memory" not in note]  # of that run alone
+            stored = [note for note in stored if not MEMORY_NOTE.fullmatch(note)]  # of that run alone
         for path, one, other in _leaves(name, stored, _plain(now)):
             if one == other:
                 continue

@@ -52,7 +52,7 @@ ALLOWED = {
     "difference": {"compare", "contexts", "core", "report"},
     "verify": {"api", "batching", "conformance", "core", "engine", "protocols", "report", "sampling"},
     "sequential": {"statistics"},
-    "sampling": {"batching", "compare", "core", "engine", "report", "sequential"},
+    "sampling": {"batching", "compare", "conformance", "core", "engine", "report", "sequential"},
     "progress": {"engine", "specs"},
     "render": {"metrics", "report", "specs"},
     "options": {"cache", "core", "plugins", "progress", "protocols", "specs"},

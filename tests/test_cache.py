@@ -240,3 +240,71 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert 50 <= kept < len(whole.rows[0].tokenized.first)
     assert 0 < resumed.timing.computed_scores < whole.timing.computed_scores
     assert json.dumps(without_timing(resumed)) == json.dumps(without_timing(whole))
+
+
+def test_a_damaged_row_is_computed_anew():
+    whole = measured(model())
+    for damage in ("substr(nll, 1, 4)", "substr(nll, 1, 7)", "x'00' || substr(nll, 2)", "nll || nll"):
+        with closing(sqlite3.connect(default_path(), isolation_level=None)) as database:
+            database.execute(f"UPDATE scores SET nll = {damage}")
+        again = model()
+        assert measured(again).metrics == whole.metrics
+        assert again.batches
+
+
+def test_a_subclass_of_a_shipped_adapter_finds_nothing_of_its_parents():
+    from evalgpt.adapters.gpt_adapter import GPTAdapter
+
+    parent = evalgpt.load_plugins().model(MODEL, device="cpu")
+    assert parent.cache_id is not None
+
+    class Halved(GPTAdapter):
+        def hidden(self, ids):
+            return super().hidden(ids) / 2
+
+    child = object.__new__(Halved)
+    vars(child).update(vars(parent))
+    assert child.cache_id is None
+    child.__class__ = GPTAdapter
+    assert identity(child, VERSIONS) == identity(parent, VERSIONS)
+
+
+def test_weights_that_were_changed_are_not_kept():
+    import torch
+
+    built = evalgpt.load_plugins().model(MODEL, device="cpu")
+    first = measured(built, "exact")
+    with torch.no_grad():
+        built.module.out_head.weight.mul_(0.01)
+    assert built.cache_id is None
+    assert measured(built, "exact").metrics.loss != first.metrics.loss
+
+
+def test_another_run_does_not_wait_for_one_that_is_busy_elsewhere():
+    with ScoreCache() as one, ScoreCache() as other:
+        one.put({b"a": np.float32([1.0])})
+        other.put({b"b": np.float32([2.0])})  # one is loading its next model now
+        assert set(one.get([b"a", b"b"])) == {b"a", b"b"}
+        assert one.problem is other.problem is None
+
+
+def test_home_is_the_home(monkeypatch):
+    monkeypatch.setenv("EVALGPT_CACHE", "~/scores")
+    assert "~" not in str(default_path())
+
+
+def test_clear_where_there_is_no_folder(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EVALGPT_CACHE", str(tmp_path / "file"))
+    for action in ("info", "clear"):
+        result = CliRunner().invoke(cli, ["cache", action])
+        assert result.exit_code == 0, result.output
+
+
+def test_a_cached_hf_report_is_the_fresh_one(tmp_path):
+    hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
+    hf_models.save(tmp_path)
+    reports = [measured(hf_models.build(tmp_path), "exact") for _ in range(2)]
+    assert reports[1].timing.computed_scores == 0
+    assert without_timing(reports[0]) == without_timing(reports[1])
+    assert reports[1].model.config["scoring"] == "tiled head"

@@ -169,7 +169,11 @@ def test_until_decided_of_equal_models_looks_at_everything(text):
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(["-m", f"{MODEL},seed=3"], "compares two models"), (["--kl"], "--kl is of the whole text")],
+    [
+        (["-m", f"{MODEL},seed=3"], "compares two models"),
+        (["--kl"], "--kl is of the whole text"),
+        (["--fail-if-worse", "0.1"], "--fail-if-worse is of the whole text"),
+    ],
 )
 def test_what_does_not_go_with_until_decided(text, more, message):
     result = command("compare", "-m", MODEL, "-m", f"{MODEL},seed=9", "-t", text, "--until-decided", *more)
@@ -181,3 +185,53 @@ def test_until_decided_needs_one_tokenizer(text, plugin):
     result = command("compare", plugin, "-m", MODEL, "-m", "bytes", "-t", text, "--until-decided")
     assert result.exit_code == 2
     assert "one tokenizer" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("of", 9), ("tokens", 5), ("level", 0.99), ("precision", 0.01), ("reason", "decided"), ("perplexity", (2.0, 3.0))],
+)
+def test_a_forged_sample_is_no_report(field, value):
+    import msgspec
+
+    evaluation = run(0.1, seed=5)
+    forged = msgspec.structs.replace(evaluation, sample=msgspec.structs.replace(evaluation.sample, **{field: value}))
+    with pytest.raises(evalgpt.EvaluationError, match=r"^numbers: sample\."):
+        verify(forged, BytesModel(), Text(), load_plugins().protocol(PROTOCOL))
+
+
+def test_a_run_that_went_on_beyond_the_rule_is_no_report():
+    import msgspec
+
+    precise, longer = run(0.1, seed=5), run(0.05, seed=5)
+    assert longer.sample.windows > precise.sample.windows
+    forged = msgspec.structs.replace(longer, sample=msgspec.structs.replace(longer.sample, precision=0.1))
+    with pytest.raises(evalgpt.EvaluationError, match=r"^numbers: sample\."):
+        verify(forged, BytesModel(), Text(), load_plugins().protocol(PROTOCOL))
+
+
+def test_texts_that_were_not_drawn_are_not_called_too_short():
+    class Many(evalgpt.Task):
+        name = "many"
+
+        def documents(self):
+            for number in range(400):
+                yield evalgpt.Document(str(number), f"text number {number}")
+
+    found = evalgpt.evaluate(BytesModel(), Many(), PROTOCOL, precision=0.2)
+    assert found.sample.windows < found.sample.of
+    assert found.notes == []
+
+
+def test_rounding_decides_nothing(text, plugin, tmp_path):
+    models = ["compare", plugin, "-m", "bytes", "-m", "bytes:times=1.0000001", "-t", text, "--until-decided"]
+    result = command(*models, "-o", tmp_path / "d.json")
+    assert json.loads((tmp_path / "d.json").read_text())["comparisons"][0]["decision"]["sign"] == 0
+    assert "not settled by all" in result.stdout
+
+
+def test_a_decision_is_not_taken_back_in_the_next_line(text, plugin):
+    result = command("compare", plugin, "-m", "bytes", "-m", "bytes:times=0.95", "-t", text, "--until-decided")
+    assert "settled: on the whole text" in result.stdout
+    assert "does not settle" not in result.stdout
+    assert "on more text of this kind" in result.stdout

@@ -12,6 +12,8 @@ from evalgpt import Window
 from evalgpt.batching import SHARED, BatchSize, draw
 from evalgpt.plugins import load_plugins
 
+transformers = pytest.importorskip("transformers", reason="needs the extra hf")
+
 TINY = "scratch:emb_dim=48,n_heads=3,n_layers=3,context_length=96,qkv_bias=true"
 
 
@@ -72,13 +74,13 @@ def test_every_architecture_gives_the_same_by_its_cache_or_without(tmp_path, arc
     windows = options(prefix=40, longest=12)
     expected = alone(model, windows)
     calls = counting(model, monkeypatch)
-    for _ in range(2):  # the first batch is computed both ways
+    for _ in range(2):
         np.testing.assert_allclose(together(model, windows), expected, atol=2e-5, rtol=0)
-    # A state space has no keys to share, and a window of 8 tokens forgets them.
     assert (len(calls) == 2) is (architecture not in NO_SHARING)
 
 
 NO_SHARING = {"mamba"}
+"""A state space has no keys to share."""
 
 
 def pytest_generate_tests(metafunc):
@@ -92,17 +94,29 @@ def test_a_cache_that_gives_other_states_is_not_used(tmp_path, monkeypatch):
     from hf_models import build, save
 
     save(tmp_path)
-    model = build(tmp_path)
-    body = type(model.module.base_model).forward
+    body = transformers.LlamaModel.forward
 
     def wrong(self, *args, past_key_values=None, **kwargs):
         return body(self, *args, past_key_values=past_key_values if len(kwargs["input_ids"]) == 1 else None, **kwargs)
 
-    monkeypatch.setattr(type(model.module.base_model), "forward", wrong)
+    monkeypatch.setattr(transformers.LlamaModel, "forward", wrong)
+    model = build(tmp_path)
+    assert not model.shares_prefixes
     windows = options(prefix=40, longest=12)
-    for _ in range(2):
-        np.testing.assert_allclose(together(model, windows), alone(model, windows), atol=2e-5, rtol=0)
-    assert model._sharing is False
+    np.testing.assert_allclose(together(model, windows), alone(model, windows), atol=2e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_positions_that_depend_on_the_length_are_not_shared(tmp_path):
+    from hf_models import GROUPED, build, save
+
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 10000.0}
+    size = {**GROUPED, "rope_parameters": {**rope, "original_max_position_embeddings": 64}}
+    save(tmp_path, "Phi3", {**size, "original_max_position_embeddings": 64, "max_position_embeddings": 256})
+    model = build(tmp_path)
+    assert not model.shares_prefixes
+    windows = options(prefix=80, longest=12)  # all beyond 64, where the model changes its positions
+    np.testing.assert_allclose(together(model, windows), alone(model, windows), atol=2e-5, rtol=0)
 
 
 def test_little_in_common_is_not_worth_it(monkeypatch):
@@ -124,7 +138,7 @@ def test_little_in_common_is_not_worth_it(monkeypatch):
 )
 def test_each_window_is_drawn_once_and_groups_are_kept_together(texts, bound):
     windows = [Window(ids, 1) for ids in texts]
-    made = list(draw(windows, BatchSize(bound)))
+    made = list(draw(windows, BatchSize(bound), True))
     assert sorted(i for batch in made for i in batch) == list(range(len(windows)))
     for batch in made:
         begins = {tuple(windows[i].ids[:SHARED]) for i in batch if len(windows[i].ids) > SHARED}
@@ -148,10 +162,15 @@ def test_the_options_of_a_question_are_scored_together():
                     yield evalgpt.Document(f"{number} {option}", option, context=context, group=str(number))
 
     model = BytesModel(context_length=400)
+    model.shares_prefixes = True
     evalgpt.evaluate(model, Questions(), "lm-eval", batch_tokens=400)
     for batch in model.batches:
         assert len({tuple(window.ids[:SHARED]) for window in batch}) == 1
     assert len(model.batches) == 4
+    model.batches.clear()
+    model.shares_prefixes = False  # then what is alike saves nothing, and batches keep to their size
+    evalgpt.evaluate(model, Questions(), "lm-eval", batch_tokens=400)
+    assert all(len(batch) * max(len(w.ids) - 1 for w in batch) <= 400 for batch in model.batches)
 
 
 def test_scores_of_a_task_do_not_depend_on_sharing(monkeypatch):

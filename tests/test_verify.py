@@ -103,6 +103,11 @@ def test_another_loss_is_named_with_its_token():
             r"numbers: verdicts\[0\].name is a in the report and worse_than_uniform by the losses it keeps",
         ),
         ("notes", ["all is well"], "numbers: notes.length is 1 in the report and 0 by"),
+        (
+            "notes",
+            ["certified; it did not fit the memory of anyone"],
+            "numbers: notes.length is 1 in the report and 0 by",
+        ),
         ("task.bytes", 7, "text: bytes is 7 in the report and 504 now"),
         ("task.documents", 7, "text: documents is 7 in the report"),
         ("model.trained", True, "model: trained is True in the report and None now"),
