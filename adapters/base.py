@@ -120,7 +120,7 @@ class TorchModel(Model):
 
     def _hidden(self, ids: Tensor) -> Tensor:
         rows, width = ids.shape
-        if rows > 1 and width > SHARED:
+        if self.shares_prefixes and rows > 1 and width > SHARED:
             alike = (ids == ids[0]).all(0).cumprod(0)
             common = min(int(alike.sum()), width - 1)
             if common >= SHARED and (rows - 1) * common >= WORTH * rows * width:

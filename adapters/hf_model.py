@@ -27,7 +27,7 @@ __all__ = ["HFModel", "Source"]
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
 """Where configurations keep the context length; without any of them the model has no limit of its own."""
 
-TILED, UNCHECKED = "tiled head", "unchecked"
+TILED = "tiled head"
 
 UNLIMITED = 2048
 """The context length given to a model without one (a state-space model, ALiBi); context_length=N changes it."""
@@ -95,12 +95,12 @@ class HFModel(TorchModel):
         self.device = str(self.torch_device)
         self.dtype = str(self.module.dtype).removeprefix("torch.")
         self.runtime = runtime_facts(self.torch_device)
-        self._scoring = UNCHECKED if tiled else "full logits: asked for with tiled=false"
+        self._scoring = "full logits: asked for with tiled=false"
         self._facts = {**_kept(config), "architecture": type(self.module).__name__, "path": source.path}
         if unused:
             self._facts["unused_weights"] = _some(unused)
         self._versions = versions(self.module.parameters())
-        if self._scoring == UNCHECKED:  # on ids that are always the same, and so is what follows
+        if tiled:  # on ids that are always the same, and so is what follows
             self._compare(torch.arange(min(CHECKED, self.context_length), device=self.torch_device) % self.vocab_size)
         self._sharing = self._scoring == TILED and self._can_share()
 

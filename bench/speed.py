@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from memory import resident
+
 TOOLS = {
     "evalgpt, own GPTModel": "evalgpt:scratch",
     "evalgpt, Hugging Face GPT-2": "evalgpt:hf",
@@ -352,14 +354,6 @@ def products(tokens: int, context: int) -> dict[str, Any]:
         once()
     seconds = time.perf_counter() - began
     return {"tokens_per_second": tokens / seconds, "memory": None, "difference": None}
-
-
-def resident(key: str) -> float:
-    """VmRSS or VmHWM of this process in MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {key}")
 
 
 if __name__ == "__main__":

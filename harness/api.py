@@ -34,7 +34,6 @@ __all__ = [
     "numbers_of",
     "scorer_for",
     "task_info",
-    "text_hash",
     "verdicts_of",
 ]
 
@@ -231,11 +230,11 @@ def task_info(task: Task, documents: Sequence[Document]) -> TaskInfo:
         documents=len(documents),
         characters=sum(len(d.text) for d in documents),
         bytes=sum(len(d.text.encode()) for d in documents),
-        sha256=text_hash(documents),
+        sha256=_text_hash(documents),
     )
 
 
-def text_hash(documents: Sequence[Document]) -> str:
+def _text_hash(documents: Sequence[Document]) -> str:
     """The hash by which a report knows its text; see :class:`~evalgpt.report.TaskInfo`."""
     if len(documents) == 1 and not documents[0].context:
         return hashlib.sha256(documents[0].text.encode()).hexdigest()
