@@ -17,6 +17,7 @@ from evalgpt.verdicts import Verdict
 
 __all__ = [
     "SCHEMA",
+    "DetailFile",
     "Evaluation",
     "ModelInfo",
     "ProtocolInfo",
@@ -107,9 +108,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 class Tokenized(msgspec.Struct, frozen=True, kw_only=True):
     """Per token: ids and byte spans in the row's context and text. ``byte_starts`` and ``byte_ends`` are None
     where the tokenizer cannot tell. Per window: it scored tokens ``first .. first + size - 1``, the first of them
-    predicted from ``context`` tokens. ``nll`` (nats) is flat, in window order."""
+    predicted from ``context`` tokens. ``nll`` (nats) is flat, in window order. ``text`` is the context and the
+    text that the byte spans count in (None in reports that do not keep it)."""
 
     ids: list[int]
+    text: str | None = None
     byte_starts: list[int] | None
     byte_ends: list[int] | None
     first: list[int]
@@ -177,11 +180,20 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[RowInfo]
 
 
+class DetailFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file beside the report that holds more of single tokens (evalgpt.detail); ``file`` is its name there."""
+
+    file: str
+    sha256: str
+    top: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One run of evalgpt: every model on every task. ``schema`` says which version of this structure it is."""
 
     schema: Literal["evalgpt.report/1"] = SCHEMA
     run: Run
+    detail: DetailFile | None = None
     evaluations: list[Evaluation]
 
 
@@ -217,6 +229,7 @@ def _tokenized(row: Row) -> Tokenized:
         starts, ends = [int(span[0]) for span in row.byte_spans], [int(span[1]) for span in row.byte_spans]
     return Tokenized(
         ids=[int(i) for i in row.ids],
+        text=row.document.context + row.text,
         byte_starts=starts,
         byte_ends=ends,
         first=[w.first for w in row.windows],

@@ -32,6 +32,7 @@ ALLOWED = {
     "cache": {"core"},
     "batching": {"cache", "core"},
     "engine": {"batching", "core", "protocols"},
+    "detail": set(),
     "divergence": {"batching", "compare", "core", "engine", "protocols"},
     "plugins": {"core", "hooks", "specs", "protocols"},
     "api": {
