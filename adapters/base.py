@@ -22,6 +22,7 @@ from evalgpt.adapters.tiled import (
     tiled_divergence,
     tiled_scores,
 )
+from evalgpt.adapters.tree import plant
 from evalgpt.core import Detail, Model, TokenScores, UsageError, Window
 
 __all__ = ["TorchModel", "fingerprint", "resolve_device", "resolve_dtype", "versions"]
@@ -32,13 +33,6 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-
-
-SHARED = 16
-"""Tokens that the windows of a batch must begin with alike for them to be computed once."""
-
-WORTH = 0.2
-"""The share of a batch's tokens that must be saved by it: attention with a mask costs more than without."""
 
 
 class TorchModel(Model):
@@ -60,9 +54,9 @@ class TorchModel(Model):
         """States [B, T, d] for ``ids`` int64 [B, T], ready for the unembedding: the last norm applied."""
         raise NotImplementedError(f"{type(self).__name__} needs hidden() and unembedding(), or logits()")
 
-    def hidden_shared(self, prefix: Tensor, rest: Tensor) -> Tensor | None:
-        """States [B, P + S, d] of B texts that begin alike, ``prefix`` int64 [P] and then ``rest`` [B, S], with what
-        they share computed once; None where the model has no way to."""
+    def hidden_tree(self, ids: Tensor, depth: Tensor, seen: Tensor) -> Tensor | None:
+        """States [N, d] of texts that begin alike, as the nodes of a tree (evalgpt.adapters.tree): token ``ids[i]`` at
+        position ``depth[i]`` sees the tokens ``seen[i]``, bool [N, N]; None where the model has no way to."""
         return None
 
     def unembedding(self) -> Tensor:
@@ -79,10 +73,31 @@ class TorchModel(Model):
         return head.finish(self.hidden(ids) @ head.weight.T, head.bias)
 
     def score(self, windows: Sequence[Window], detail: Detail | None = None) -> Sequence[TokenScores]:
-        ids, scored, targets = self._batch(windows)
+        counts = [len(window.ids) - window.start for window in windows]
         with torch.inference_mode():
-            scores = self._score_rows(ids, scored, targets, detail)
-        return _per_window(scores, [len(window.ids) - window.start for window in windows])
+            return _per_window(self._by_tree(windows, detail) or self._by_rows(windows, detail), counts)
+
+    def _by_rows(self, windows: Sequence[Window], detail: Detail | None) -> Scores:
+        ids, scored, targets = self._batch(windows)
+        if self.plain:
+            return scores_from_logits(self.logits(ids).flatten(0, 1)[scored], targets, detail)
+        return tiled_scores(*self._states(ids, scored), targets, detail)
+
+    def _by_tree(self, windows: Sequence[Window], detail: Detail | None) -> Scores | None:
+        """The scores with what the windows begin with alike computed once; None where that does not pay."""
+        if self.plain or not self.shares_prefixes or len(windows) < 2:
+            return None
+        tree = plant([window.ids[:-1] for window in windows])
+        if tree is None:
+            return None
+        states = self.hidden_tree(*(part.to(self.torch_device) for part in (tree.ids, tree.depth, tree.seen)))
+        if states is None:
+            return None
+        nodes = torch.cat([path[w.start - 1 :] for path, w in zip(tree.paths, windows, strict=True)])
+        targets = torch.as_tensor([i for window in windows for i in window.ids[window.start :]])
+        pairs, back = torch.unique(torch.stack([nodes, targets], 1), dim=0, return_inverse=True)
+        nodes, targets, back = (part.to(self.torch_device) for part in (pairs[:, 0], pairs[:, 1], back))
+        return tiled_scores(states[nodes], self.head(), targets, detail).take(back)
 
     def _batch(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor, Tensor]:
         """Padded ids [B, T], the flat positions whose outputs predict the targets, and the targets [R]."""
@@ -115,24 +130,8 @@ class TorchModel(Model):
 
     def _states(self, ids: Tensor, scored: Tensor) -> tuple[Tensor, Head]:
         """States [R, d] at the flat positions ``scored``, and the head that makes logits of them."""
-        states = self._hidden(ids).flatten(0, 1)
+        states = self.hidden(ids).flatten(0, 1)
         return (states[scored] if len(scored) < len(states) else states), self.head()
-
-    def _hidden(self, ids: Tensor) -> Tensor:
-        rows, width = ids.shape
-        if self.shares_prefixes and rows > 1 and width > SHARED:
-            alike = (ids == ids[0]).all(0).cumprod(0)
-            common = min(int(alike.sum()), width - 1)
-            if common >= SHARED and (rows - 1) * common >= WORTH * rows * width:
-                states = self.hidden_shared(ids[0, :common], ids[:, common:])
-                if states is not None:
-                    return states
-        return self.hidden(ids)
-
-    def _score_rows(self, ids: Tensor, scored: Tensor, targets: Tensor, detail: Detail | None) -> Scores:
-        if self.plain:
-            return scores_from_logits(self.logits(ids).flatten(0, 1)[scored], targets, detail)
-        return tiled_scores(*self._states(ids, scored), targets, detail)
 
 
 def _per_window(scores: Scores, counts: list[int]) -> list[TokenScores]:

@@ -11,7 +11,6 @@ weights and a checkpoint of the course's ``GPTModel`` loads. Attention runs thro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,24 +53,15 @@ class MultiHeadAttention(nn.Module):
         self.W_value = nn.Linear(width, width, bias=config.qkv_bias)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """``seen`` bool [T, T] says which positions each one attends to; by default itself and those before it."""
         query, key, value = self._projections(x)
         dropout = self.drop_rate if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        return self._joined(mixed)
-
-    def shared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """``forward`` of a prefix x [1, P, width] and of y [B, S, width], each row of which follows that prefix."""
-        query, key, value = self._projections(x)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        own_query, own_key, own_value = self._projections(y)
-        rows, length = y.shape[:2]
-        keys = torch.cat([key.expand(rows, -1, -1, -1), own_key], 2)
-        values = torch.cat([value.expand(rows, -1, -1, -1), own_value], 2)
-        seen = torch.ones(length, keys.shape[2], dtype=torch.bool, device=y.device).tril(x.shape[1])
-        return self._joined(mixed), self._joined(
-            F.scaled_dot_product_attention(own_query, keys, values, attn_mask=seen)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, dropout_p=dropout, is_causal=seen is None
         )
+        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return projected
 
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each [B, heads, T, width / heads]."""
@@ -81,10 +71,6 @@ class MultiHeadAttention(nn.Module):
             for project in (self.W_query, self.W_key, self.W_value)
         )
         return query, key, value
-
-    def _joined(self, mixed: Tensor) -> Tensor:
-        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return projected
 
 
 class FeedForward(nn.Module):
@@ -109,16 +95,10 @@ class TransformerBlock(nn.Module):
         self.norm2 = LayerNorm(config.emb_dim)
         self.drop_shortcut = nn.Dropout(config.drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_shortcut(self.att(self.norm1(x)))
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        x = x + self.drop_shortcut(self.att(self.norm1(x), seen))
         x = x + self.drop_shortcut(self.ff(self.norm2(x)))
         return x
-
-    def shared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """``forward`` in eval mode of a prefix x [1, P, width] and of y [B, S, width] behind it."""
-        mixed = self.att.shared(self.norm1(x), self.norm1(y))
-        x, y = x + mixed[0], y + mixed[1]
-        return x + self.ff(self.norm2(x)), y + self.ff(self.norm2(y))
 
 
 class GPTModel(nn.Module):
@@ -140,17 +120,12 @@ class GPTModel(nn.Module):
         states: Tensor = self.final_norm(self.trf_blocks(x))
         return states
 
-    def hidden_shared(self, prefix: Tensor, rest: Tensor) -> Tensor:
-        """The states [B, P + S, emb_dim] of B texts that begin alike: ``prefix`` int64 [P], then ``rest`` [B, S].
-
-        In eval mode. What they share is computed once.
-        """
-        begin = len(prefix)
-        x = self.tok_emb(prefix[None]) + self.pos_emb.weight[:begin]
-        y = self.tok_emb(rest) + self.pos_emb.weight[begin : begin + rest.shape[1]]
+    def hidden_tree(self, ids: Tensor, depth: Tensor, seen: Tensor) -> Tensor:
+        """The states [N, emb_dim] of a tree of texts: token ``ids[i]`` at position ``depth[i]`` sees ``seen[i]``."""
+        x = (self.tok_emb(ids) + self.pos_emb(depth))[None]
         for block in self.trf_blocks:
-            x, y = cast(TransformerBlock, block).shared(x, y)
-        states: Tensor = self.final_norm(torch.cat([x.expand(len(y), -1, -1), y], 1))
+            x = block(x, seen)
+        states: Tensor = self.final_norm(x)[0]
         return states
 
     def forward(self, ids: Tensor) -> Tensor:

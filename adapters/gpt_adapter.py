@@ -64,8 +64,8 @@ class GPTAdapter(TorchModel):
     def hidden(self, ids: Tensor) -> Tensor:
         return self.module.hidden(ids)
 
-    def hidden_shared(self, prefix: Tensor, rest: Tensor) -> Tensor:
-        return self.module.hidden_shared(prefix, rest)
+    def hidden_tree(self, ids: Tensor, depth: Tensor, seen: Tensor) -> Tensor:
+        return self.module.hidden_tree(ids, depth, seen)
 
     def unembedding(self) -> Tensor:
         return self.module.out_head.weight

@@ -20,6 +20,7 @@ from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resol
 from evalgpt.adapters.hf_loading import explained, hub_arguments, quiet
 from evalgpt.adapters.hf_tokenizer import HFTokenizer
 from evalgpt.adapters.tiled import Head
+from evalgpt.adapters.tree import plant
 from evalgpt.core import Encoding, EvaluationError, UsageError
 
 __all__ = ["HFModel", "Source"]
@@ -41,7 +42,7 @@ in the last place of a coarser dtype)."""
 
 
 SAME_STATES = 1e-5
-"""A shared prefix gives the same states if none is further from the model's own than this share of the largest."""
+"""A tree of texts gives the same states if none is further from the model's own than this share of the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class HFModel(TorchModel):
 
     @property
     def shares_prefixes(self) -> bool:  # type: ignore[override]
-        """Whether the model's own key-value cache can be shared by the windows of a batch."""
+        """Whether the model reads a tree of texts as it reads each of them."""
         return self._sharing
 
     @property
@@ -130,34 +131,49 @@ class HFModel(TorchModel):
         states: Tensor = self.module.base_model(input_ids=ids, use_cache=False, return_dict=True)[0]
         return states
 
-    def hidden_shared(self, prefix: Tensor, rest: Tensor) -> Tensor | None:
-        return self._by_cache(prefix, rest) if self._sharing else None
+    def hidden_tree(self, ids: Tensor, depth: Tensor, seen: Tensor) -> Tensor | None:
+        return self._of_tree(ids, depth, seen) if self._sharing and len(depth) and depth.max() < self._sight else None
 
-    def _by_cache(self, prefix: Tensor, rest: Tensor) -> Tensor:
-        first = self.module.base_model(input_ids=prefix[None], use_cache=True, return_dict=True)
-        past = first.past_key_values
-        past.batch_repeat_interleave(len(rest))
-        later = self.module.base_model(input_ids=rest, past_key_values=past, use_cache=True, return_dict=True)
-        return torch.cat([first[0].expand(len(rest), -1, -1), later[0]], 1)
+    def _of_tree(self, ids: Tensor, depth: Tensor, seen: Tensor) -> Tensor:
+        dtype = self.module.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+        states: Tensor = self.module.base_model(
+            input_ids=ids[None],
+            position_ids=depth[None],
+            attention_mask=mask[None, None],
+            use_cache=False,
+            return_dict=True,
+        )[0]
+        return states[0]
+
+    @property
+    def _sight(self) -> int:
+        """How far back a position sees: a mask that is given replaces the model's own, sliding windows with it."""
+        sliding = getattr(self.module.config.get_text_config(decoder=True), "sliding_window", None)
+        return min(sliding or self.context_length, self.context_length)
 
     def _can_share(self) -> bool:
-        """Whether states by the key-value cache are the model's own, on ids that are always the same.
+        """Whether states of a tree are the model's own, on ids that are always the same.
 
-        Not where position encodings depend on how long a text is: those of the prefix would be another's.
+        Not where position encodings depend on how long a text is: those of the tree would be another's.
         """
         if any(f'"{kind}"' in self.module.config.to_json_string() for kind in ("longrope", "dynamic")):
             return False
-        length = min(3 * CHECKED // 2, self.context_length)
-        ids = torch.arange(3 * length, device=self.torch_device).view(3, length) * 7 % self.vocab_size
-        common = 2 * length // 3
-        ids[:, :common] = ids[0, :common]
+        length = min(3 * CHECKED // 2, self._sight)
+        ids = torch.arange(3 * length).view(3, length) * 7 % self.vocab_size
+        ids[1, : 2 * length // 3], ids[2, : length // 3] = ids[0, : 2 * length // 3], ids[0, : length // 3]
+        tree = plant(ids.tolist())
+        if tree is None:
+            return False
         try:
             with torch.inference_mode():
-                states, plain = self._by_cache(ids[0, :common], ids[:, common:]), self.hidden(ids)
-        except Exception:  # whatever a model raises that has another kind of cache, or none
+                parts = (part.to(self.torch_device) for part in (tree.ids, tree.depth, tree.seen))
+                states, plain = self._of_tree(*parts), self.hidden(ids.to(self.torch_device))
+        except Exception:  # whatever a model raises that takes no mask of this kind
             return False
+        nodes = torch.stack(tree.paths).to(self.torch_device)
         allowed = max(SAME_STATES, 16 * torch.finfo(plain.dtype).eps) * float(plain.abs().max())
-        return bool((states - plain).abs().max() <= allowed)
+        return bool((states[nodes] - plain).abs().max() <= allowed)
 
     def head(self) -> Head:
         if self._head is None:

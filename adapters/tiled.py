@@ -67,6 +67,14 @@ class Scores:
     top_ids: Tensor | None = None
     top_logprobs: Tensor | None = None
 
+    def take(self, rows: Tensor) -> Scores:
+        """The scores of ``rows`` int64 [n], which may name a row several times."""
+
+        def some(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[rows]
+
+        return Scores(self.nll[rows], some(self.rank), some(self.entropy), some(self.top_ids), some(self.top_logprobs))
+
 
 def tiled_scores(hidden: Tensor, head: Head, targets: Tensor, detail: Detail | None = None, tile: int = TILE) -> Scores:
     """Score ``targets`` int64 [R] from ``hidden`` [R, d] and ``head``, without logits of R x V.

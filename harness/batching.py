@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.cache import Memory
-from evalgpt.core import EvaluationError, Model, UsageError, Window
+from evalgpt.core import EvaluationError, Model, UsageError, Window, alike
 
 __all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches", "draw"]
 
@@ -25,11 +26,11 @@ DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 FIRST, LARGEST = 256, 1 << 18
 """Where a size that is found begins, and where it ends even if speed still grows."""
 
-SHARED = 32
-"""Ids that windows must begin with alike to be scored together for it."""
+ALIKE = 0.25
+"""The share of its ids that a window must have in common with another to be scored in a tree with it."""
 
-STATES = 4
-"""How many times a batch's tokens may exceed its size, what is shared counted each time."""
+ENOUGH = 256
+"""Tokens from which on a tree does not take in another that begins otherwise: each sees the other's, in vain."""
 
 WORTH = 1.05
 """By how much a doubled batch must be faster to be kept: it costs memory, and shows progress half as often."""
@@ -107,36 +108,33 @@ def batches(lengths: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
 
 
 def draw(windows: Sequence[Window], size: BatchSize, shares: bool) -> Iterator[list[int]]:
-    """Indices of windows to score together: for a model that ``shares``, those that begin alike first, group by group;
-    then the others as :func:`batches` has them."""
-    if not shares:
-        yield from batches([len(window.ids) - 1 for window in windows], size)
-        return
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for number, window in enumerate(windows):
-        if len(window.ids) > SHARED:
-            groups.setdefault(tuple(window.ids[:SHARED]), []).append(number)
-    together = [group for group in groups.values() if len(group) > 1]
-    for group in together:
-        yield from _sharing([windows[i].ids for i in group], group, size)
-    grouped = {i for group in together for i in group}
-    rest = [i for i in range(len(windows)) if i not in grouped]
+    """Indices of windows to score together: for a model that ``shares``, those that begin alike first, neighbours by
+    their ids, as many as have ``size`` tokens with what is alike counted once; then the others as :func:`batches` has
+    them."""
+    fed = [list(window.ids[:-1]) for window in windows] if shares else []
+    order = sorted(range(len(fed)), key=fed.__getitem__)
+    common = [0, *(alike(fed[a], fed[b]) for a, b in itertools.pairwise(order)), 0]
+    sharing = {i for k, i in enumerate(order) if max(common[k : k + 2]) >= ALIKE * len(fed[i])}
+    yield from _trees([i for i in order if i in sharing], fed, size)
+    rest = [i for i in range(len(windows)) if i not in sharing]
     for batch in batches([len(windows[i].ids) - 1 for i in rest], size):
         yield [rest[i] for i in batch]
 
 
-def _sharing(ids: Sequence[Sequence[int]], group: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
-    """Batches of one group, what all share counted once; its states are as many as without, so only so much more."""
-    low, high = min(map(tuple, ids)), max(map(tuple, ids))  # all share what these two do
-    common = next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-    order = sorted(range(len(group)), key=lambda i: -len(ids[i]))
-    at = 0
-    while at < len(order):
-        longest = len(ids[order[at]]) - 1
-        own = max(longest - common, 1)
-        count = max(min((size.tokens - common) // own, STATES * size.tokens // longest), 1)
-        yield [group[i] for i in order[at : at + count]]
-        at += count
+def _trees(order: Sequence[int], fed: Sequence[Sequence[int]], size: BatchSize) -> Iterator[list[int]]:
+    """Batches of the texts ``fed`` in ``order``, within ``size`` and no larger than they need to be."""
+    batch: list[int] = []
+    nodes = 0
+    for i in order:
+        common = alike(fed[batch[-1]], fed[i]) if batch else 0
+        full = nodes + len(fed[i]) - common > size.tokens
+        if batch and (full or (nodes >= ENOUGH and common < ALIKE * len(fed[i]))):
+            yield batch
+            batch, nodes, common = [], 0, 0
+        batch.append(i)
+        nodes += len(fed[i]) - common
+    if batch:
+        yield batch
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ __all__ = [
     "TokenScores",
     "UsageError",
     "Window",
+    "alike",
 ]
 
 
@@ -91,6 +92,11 @@ class Window:
     def __post_init__(self) -> None:
         if not 1 <= self.start < len(self.ids):
             raise ValueError(f"a window of {len(self.ids)} ids cannot score from position {self.start}")
+
+
+def alike(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids ``a`` and ``b`` begin with alike."""
+    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Windows that begin alike: drawn together, computed once, scored as ever."""
+"""Windows that begin alike: drawn together, read as a tree, scored as ever."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from models import BytesModel
 
 import evalgpt
 from evalgpt import Window
-from evalgpt.batching import SHARED, BatchSize, draw
+from evalgpt.adapters.tree import LARGEST, plant
+from evalgpt.batching import ENOUGH, BatchSize, draw
 from evalgpt.plugins import load_plugins
 
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
@@ -34,18 +35,43 @@ def together(model, windows):
 
 
 def counting(model, monkeypatch):
-    """Count calls of hidden_shared that gave states."""
+    """The numbers of nodes of the trees that a model reads."""
     calls = []
-    shared = type(model).hidden_shared
+    read = type(model).hidden_tree
 
-    def counted(self, prefix, rest):
-        states = shared(self, prefix, rest)
+    def counted(self, ids, depth, seen):
+        states = read(self, ids, depth, seen)
         if states is not None:
-            calls.append((len(prefix), tuple(rest.shape)))
+            calls.append(len(ids))
         return states
 
-    monkeypatch.setattr(type(model), "hidden_shared", counted)
+    monkeypatch.setattr(type(model), "hidden_tree", counted)
     return calls
+
+
+texts_of_few_ids = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12)
+
+
+@given(texts_of_few_ids)
+def test_a_tree_holds_every_text_once(texts):
+    tree = plant(texts)
+    beginnings = {tuple(text[:k]) for text in texts for k in range(1, len(text) + 1)}
+    saved = 1 - len(beginnings) / (len(texts) * max(map(len, texts)))
+    if tree is None:
+        assert saved < 0.2
+        return
+    assert saved >= 0.2 - 1e-9
+    assert len(tree.ids) == len(beginnings)
+    for text, path in zip(texts, tree.paths, strict=True):
+        assert tree.ids[path].tolist() == list(text)
+        assert tree.depth[path].tolist() == list(range(len(text)))
+        for k, node in enumerate(path):
+            assert tree.seen[node].nonzero()[:, 0].tolist() == sorted(path[: k + 1].tolist())
+
+
+def test_a_tree_too_large_is_none():
+    begin = list(range(LARGEST))
+    assert plant([[*begin, 1], [*begin, 2]]) is None
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -54,7 +80,20 @@ def test_scratch_computes_the_common_part_once(monkeypatch):
     calls = counting(model, monkeypatch)
     windows = options()
     np.testing.assert_allclose(together(model, windows), alone(model, windows), atol=1e-5, rtol=0)
-    assert calls == [(60, (8, 9))]  # the longest end has 10 ids, of which 9 are fed
+    assert calls == [60 + sum(len(window.ids) - 61 for window in windows)]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_detail_of_a_tree_is_that_of_each_text():
+    model = load_plugins().model(TINY, device="cpu")
+    windows = [*options(), options()[0]]  # one of them twice
+    detail = evalgpt.Detail(rank=True, entropy=True, top=3)
+    for window, scores in zip(windows, model.score(windows, detail), strict=True):
+        (expected,) = model.score([window], detail)
+        np.testing.assert_array_equal(scores.rank, expected.rank)
+        np.testing.assert_array_equal(scores.top_ids, expected.top_ids)
+        np.testing.assert_allclose(scores.entropy, expected.entropy, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(scores.top_logprobs, expected.top_logprobs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -66,7 +105,7 @@ def test_scratch_is_near_float64():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_every_architecture_gives_the_same_by_its_cache_or_without(tmp_path, architecture, monkeypatch):
+def test_every_architecture_gives_the_same_as_a_tree_or_without(tmp_path, architecture, monkeypatch):
     from hf_models import ARCHITECTURES, build, save
 
     save(tmp_path, *ARCHITECTURES[architecture])
@@ -79,8 +118,9 @@ def test_every_architecture_gives_the_same_by_its_cache_or_without(tmp_path, arc
     assert (len(calls) == 2) is (architecture not in NO_SHARING)
 
 
-NO_SHARING = {"mamba"}
-"""A state space has no keys to share."""
+NO_SHARING = {"bloom", "gemma2", "mamba"}
+"""ALiBi takes its distances from a mask of its own; these windows are longer than the sliding one of this Gemma;
+a state space reads one token after another."""
 
 
 def pytest_generate_tests(metafunc):
@@ -90,14 +130,14 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_cache_that_gives_other_states_is_not_used(tmp_path, monkeypatch):
+def test_a_mask_that_is_not_heeded_is_found_out(tmp_path, monkeypatch):
     from hf_models import build, save
 
     save(tmp_path)
     body = transformers.LlamaModel.forward
 
-    def wrong(self, *args, past_key_values=None, **kwargs):
-        return body(self, *args, past_key_values=past_key_values if len(kwargs["input_ids"]) == 1 else None, **kwargs)
+    def wrong(self, *args, attention_mask=None, **kwargs):
+        return body(self, *args, **kwargs)
 
     monkeypatch.setattr(transformers.LlamaModel, "forward", wrong)
     model = build(tmp_path)
@@ -122,7 +162,7 @@ def test_positions_that_depend_on_the_length_are_not_shared(tmp_path):
 def test_little_in_common_is_not_worth_it(monkeypatch):
     model = load_plugins().model(TINY, device="cpu")
     calls = counting(model, monkeypatch)
-    windows = [Window([1] * 10 + [k] * 70, 1) for k in range(2, 5)]
+    windows = [Window([1] * 10 + [k] * 70, 1) for k in range(2, 5)]  # 20 of 237 tokens
     together(model, windows)
     together(model, options(number=1))
     assert calls == []
@@ -136,19 +176,20 @@ def test_little_in_common_is_not_worth_it(monkeypatch):
     ),
     st.integers(1, 300),
 )
-def test_each_window_is_drawn_once_and_groups_are_kept_together(texts, bound):
+def test_each_window_is_drawn_once_and_within_the_size(texts, bound):
     windows = [Window(ids, 1) for ids in texts]
     made = list(draw(windows, BatchSize(bound), True))
     assert sorted(i for batch in made for i in batch) == list(range(len(windows)))
     for batch in made:
-        begins = {tuple(windows[i].ids[:SHARED]) for i in batch if len(windows[i].ids) > SHARED}
-        sizes = [len(windows[i].ids) - 1 for i in batch]
-        if len(batch) > 1 and len(begins) == 1 and min(sizes) >= SHARED:
-            ids = [windows[i].ids for i in batch]
-            common = next((k for k, c in enumerate(zip(*ids, strict=False)) if len(set(c)) > 1), min(map(len, ids)))
-            assert common >= SHARED
-        elif len(batch) > 1:
-            assert len(batch) * max(sizes) <= bound
+        fed = [tuple(windows[i].ids[:-1]) for i in batch]
+        nodes = len({ids[:k] for ids in fed for k in range(1, len(ids) + 1)})
+        assert len(batch) == 1 or min(nodes, len(batch) * max(map(len, fed))) <= bound
+
+
+def test_what_begins_alike_is_drawn_together():
+    texts = [[k % 7] * 50 + [k] for k in range(70)]
+    for batch in draw([Window(ids, 1) for ids in texts], BatchSize(10_000), True):
+        assert len({texts[i][0] for i in batch}) <= -(-ENOUGH // 51) + 1
 
 
 def test_the_options_of_a_question_are_scored_together():
@@ -157,7 +198,7 @@ def test_the_options_of_a_question_are_scored_together():
 
         def documents(self):
             for number in range(4):
-                context = f"Question {number}: which of these is the right answer to a long question? " * 2
+                context = f"Question {number}: which of these is the right answer to a long question? " * 5
                 for option in ("yes", "no", "perhaps not today"):
                     yield evalgpt.Document(f"{number} {option}", option, context=context, group=str(number))
 
@@ -165,7 +206,7 @@ def test_the_options_of_a_question_are_scored_together():
     model.shares_prefixes = True
     evalgpt.evaluate(model, Questions(), "lm-eval", batch_tokens=400)
     for batch in model.batches:
-        assert len({tuple(window.ids[:SHARED]) for window in batch}) == 1
+        assert len({tuple(window.ids[:32]) for window in batch}) == 1
     assert len(model.batches) == 4
     model.batches.clear()
     model.shares_prefixes = False  # then what is alike saves nothing, and batches keep to their size
@@ -184,7 +225,7 @@ def test_scores_of_a_task_do_not_depend_on_sharing(monkeypatch):
 
     model = load_plugins().model(TINY, device="cpu")
     shared = evalgpt.evaluate(model, Pairs(), "exact")
-    monkeypatch.setattr(type(model), "hidden_shared", lambda *_: None)
+    monkeypatch.setattr(type(model), "hidden_tree", lambda *_: None)
     plain = evalgpt.evaluate(model, Pairs(), "exact")
     assert shared.metrics.loss == pytest.approx(plain.metrics.loss, abs=1e-6)
     assert (
