@@ -47,6 +47,18 @@ class GPT2Tokenizer:
             at = end
         return Encoding(ids, spans)
 
+    def cut(self, text: str) -> int:
+        """The last place between a letter or digit and a space or line break behind it.
+
+        GPT-2's pattern never matches across it: white space only begins a match, letters and digits end theirs there,
+        and only matches of white space look ahead. Byte pairs are merged within a match.
+        """
+        at = len(text)
+        while (at := max(text.rfind(" ", 1, at), text.rfind("\n", 1, at))) > 0:
+            if text[at - 1].isalnum():
+                return at
+        return 0
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._encoding.decode(list(ids))
 

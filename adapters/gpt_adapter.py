@@ -58,6 +58,9 @@ class GPTAdapter(TorchModel):
     def encode(self, text: str) -> Encoding:
         return self._tokenizer.encode(text)
 
+    def cut(self, text: str) -> int:
+        return self._tokenizer.cut(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids)
 

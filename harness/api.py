@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from evalgpt import environment
-from evalgpt.batching import BatchSize, Scorer
+from evalgpt.batching import BatchSize, Scorer, Work
 from evalgpt.cache import ScoreCache
 from evalgpt.core import Document, Model, Row, Task, UsageError
 from evalgpt.engine import Plan, Progress, Result, plan_and_score, score_documents
@@ -23,6 +23,7 @@ from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, Sample, TaskInfo, Timing, row_info
 from evalgpt.sampling import until_precise
 from evalgpt.specs import printable
+from evalgpt.streaming import score_stream
 from evalgpt.verdicts import Verdict, judge
 
 __all__ = [
@@ -37,6 +38,10 @@ __all__ = [
     "verdicts_of",
 ]
 
+STREAMED = (
+    "a long text, scored part by part: the report keeps no rows and no losses of single tokens (--tokens keeps them)"
+)
+
 
 def evaluate(
     model: Model | str,
@@ -46,7 +51,7 @@ def evaluate(
     device: str | None = None,
     dtype: str | None = None,
     batch_tokens: int | None = None,
-    tokens: bool = True,
+    tokens: bool | None = None,
     cache: ScoreCache | None = None,
     precision: float | None = None,
     seed: int = 0,
@@ -61,7 +66,8 @@ def evaluate(
         device, dtype: passed on to a model given as a spec (``"cuda"``, ``"bfloat16"``).
         batch_tokens: how many tokens, padding included, are fed at once; by default what suits the
             device; 0 finds a good size while it works.
-        tokens: keep ids, byte spans and losses of single tokens in the result.
+        tokens: keep ids, byte spans and losses of single tokens in the result; by default of all texts but those too
+            long to hold (``Task.long``), which are then scored part by part, where the protocol can.
         cache: where scores are kept between runs, opened; none by default. Models that do not say what their scores
             depend on are scored all the same, and not kept.
         precision: stop when the perplexity of the whole text is known to this share of it, as in 0.01; windows are then
@@ -86,6 +92,9 @@ def evaluate(
     bound = protocol.bind(model)
     model_info(model)  # what a report cannot hold is better known before the work than after it
     scorer = scorer_for(model, batch_tokens, cache)
+    if task.long and tokens is None and precision is None and bound.stream([], None) is not None:
+        return _streamed(scorer, task, bound, progress)
+    tokens = tokens is not False
     if precision is None:
         result = score_documents(scorer, task.documents(), bound, progress=progress)
         return assemble(scorer, task, bound, result, tokens=tokens)
@@ -108,6 +117,34 @@ def scorer_for(model: Model, batch_tokens: int | None, cache: ScoreCache | None)
     return Scorer(model, BatchSize.of(model, batch_tokens), memory)
 
 
+def _streamed(scorer: Scorer, task: Task, bound: Protocol, progress: Callable[[Progress], None] | None) -> Evaluation:
+    """The evaluation of texts too long to hold: without rows."""
+    found = score_stream(scorer, task.documents(), bound, task.long, progress)
+    useful = min(bound.default_context(scorer.model), found.longest)
+    return Evaluation(
+        model=model_info(scorer.model),
+        task=TaskInfo(
+            spec=task.spec or task.name,
+            name=task.name,
+            documents=found.documents,
+            characters=found.characters,
+            bytes=found.bytes,
+            sha256=found.sha256,
+        ),
+        protocol=ProtocolInfo(name=bound.name, source=bound.source, settings=bound.settings()),
+        metrics=found.metrics,
+        splits={},
+        peer={},
+        task_metrics={},
+        ledger=found.ledger,
+        notes=[STREAMED, *_memory_note(scorer.size)],
+        verdicts=judge(scorer.model, found.metrics, found.ledger, useful),
+        batch_tokens=scorer.size.tokens,
+        timing=_timing(scorer.work, found.encoding_seconds, found.scoring_seconds),
+        rows=[],
+    )
+
+
 def assemble(
     scorer: Scorer, task: Task, bound: Protocol, result: Result, *, tokens: bool = True, sample: Sample | None = None
 ) -> Evaluation:
@@ -127,7 +164,7 @@ def assemble(
         verdicts=verdicts_of(model, bound, result.rows, numbers, part=sample is not None),
         sample=sample,
         batch_tokens=scorer.size.tokens,
-        timing=_timing(result),
+        timing=_timing(result.work, result.encoding_seconds, result.scoring_seconds),
         rows=[row_info(row, tokens=tokens) for row in result.rows],
     )
 
@@ -164,7 +201,8 @@ def verdicts_of(
     model: Model, protocol: Protocol, rows: Sequence[Row], numbers: Numbers, *, part: bool = False
 ) -> list[Verdict]:
     """What looks wrong with ``numbers``; of a sample, not that most was left out."""
-    found = judge(model, rows, numbers.metrics, numbers.ledger, protocol.default_context(model))
+    useful = min(protocol.default_context(model), max(len(row.ids) for row in rows))
+    found = judge(model, numbers.metrics, numbers.ledger, useful)
     return [verdict for verdict in found if not (part and verdict.name == "mostly_unscored")]
 
 
@@ -245,15 +283,15 @@ def _text_hash(documents: Sequence[Document]) -> str:
     return digest.hexdigest()
 
 
-def _timing(result: Result) -> Timing:
-    seconds = max(result.scoring_seconds, 1e-9)
+def _timing(work: Work, encoding_seconds: float, scoring_seconds: float) -> Timing:
+    seconds = max(scoring_seconds, 1e-9)
     return Timing(
-        encoding_seconds=result.encoding_seconds,
-        scoring_seconds=result.scoring_seconds,
-        tokens_per_second=result.work.scores / seconds,
-        fed_tokens_per_second=result.work.fed_tokens / seconds,
-        computed_scores=result.work.scores,
-        recalled_scores=result.work.recalled,
+        encoding_seconds=encoding_seconds,
+        scoring_seconds=scoring_seconds,
+        tokens_per_second=work.scores / seconds,
+        fed_tokens_per_second=work.fed_tokens / seconds,
+        computed_scores=work.scores,
+        recalled_scores=work.recalled,
     )
 
 

@@ -41,7 +41,11 @@ def cli() -> None:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, with --precision."
 )
-@click.option("--tokens/--no-tokens", default=True, help="Keep ids and losses of single tokens in the report.")
+@click.option(
+    "--tokens/--no-tokens",
+    default=None,
+    help="Keep ids and losses of single tokens in the report.  [default: unless a text is too long to hold]",
+)
 @common
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:

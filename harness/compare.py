@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evalgpt.core import UsageError
 from evalgpt.metrics import token_bytes, token_sums
-from evalgpt.report import Evaluation, RowInfo, Tokenized, describe_protocol
+from evalgpt.report import Evaluation, RowInfo, Tokenized, describe_protocol, keeps_tokens
 from evalgpt.statistics import Estimate, ratio_estimate
 from evalgpt.verdicts import Verdict
 
@@ -209,8 +209,8 @@ def _check_same(a: Evaluation, b: Evaluation) -> None:
     if names[0] != names[1]:
         refuse("rows", f"{len(a.rows)} texts", f"{len(b.rows)} others")
     for e in (a, b):
-        if any(row.tokenized is None for row in e.rows):
-            raise UsageError(f"the report of {e.model.spec} has no losses of single tokens; run it without --no-tokens")
+        if not keeps_tokens(e):
+            raise UsageError(f"the report of {e.model.spec} has no losses of single tokens; run it with --tokens")
 
 
 def _same_tokens(a: Evaluation, b: Evaluation) -> bool:

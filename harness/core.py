@@ -10,8 +10,8 @@ Losses are negative log-likelihoods (NLL) in nats wherever no other unit is name
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Document:
     """One text to score.
 
     ``context`` is fed to the model before ``text`` and never scored. ``group`` and ``label`` are for tasks that
-    compare documents with each other (a minimal pair shares its group; the label says which half it is).
+    compare documents with each other (a minimal pair shares its group; the label says which half it is). A text too
+    long to hold is given in ``parts``, called for each reading; ``text`` is then empty.
     """
 
     id: str
@@ -64,6 +65,11 @@ class Document:
     context: str = ""
     group: str = ""
     label: str = ""
+    parts: Callable[[], Iterable[str]] | None = None
+
+    def whole(self) -> Document:
+        """This document with its text in one piece."""
+        return self if self.parts is None else replace(self, text="".join(self.parts()), parts=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +209,11 @@ class Model(ABC):
     def encode(self, text: str) -> Encoding:
         """Tokenize ``text`` without adding special tokens; text that looks like a special token is text."""
 
+    def cut(self, text: str) -> int:
+        """The last place at which ``text`` may be cut, whatever follows it: the ids of both parts are then those of the
+        whole. 0 where there is none, or this tokenizer cannot tell."""
+        return 0
+
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; bytes that are no UTF-8 become U+FFFD."""
@@ -219,10 +230,12 @@ class Task(ABC):
     """Texts to measure on. A task yields text, never tokens: the tokenizer belongs to the model.
 
     ``default_protocol`` is a protocol spec such as ``exact`` or ``exact:prefix=none``; ``spec`` is what the task was
-    built from, set by the plugin manager.
+    built from, set by the plugin manager. ``long`` is the bytes of texts that are too long to hold, 0 for others: they
+    are scored part by part where the protocol can, without a context or metrics of their own.
     """
 
     name: str
+    long: int = 0
     default_protocol: str = "exact"
     spec: str = ""
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from evalgpt.compare import align
 from evalgpt.contexts import Side, part_of, side_of
 from evalgpt.core import UsageError
-from evalgpt.report import Evaluation, describe_protocol
+from evalgpt.report import Evaluation, describe_protocol, keeps_tokens
 
 __all__ = ["SCHEMA", "Difference", "Differences", "Number", "Step", "explain", "numbers_of"]
 
@@ -110,8 +110,8 @@ def explain(a: Evaluation, b: Evaluation, names: tuple[str | None, str | None] =
         )
     chosen = [_number(e, name) for e, name in zip((a, b), names, strict=True)]
     for e in (a, b):
-        if any(row.tokenized is None for row in e.rows):
-            raise UsageError(f"the report of {e.model.spec} has no losses of single tokens; run it without --no-tokens")
+        if not keeps_tokens(e):
+            raise UsageError(f"the report of {e.model.spec} has no losses of single tokens; run it with --tokens")
     one, other = (side_of(e, number.name) for e, number in zip((a, b), chosen, strict=True))
     if not one.scored.any() or not other.scored.any():
         raise UsageError("one of the two scored nothing")

@@ -17,6 +17,9 @@ __all__ = [
     "Plan",
     "Progress",
     "Result",
+    "check_finite",
+    "check_tokens",
+    "encoded",
     "plan_and_score",
     "plan_windows",
     "row_of",
@@ -88,7 +91,7 @@ def plan_and_score(
 ) -> Result:
     """Plan windows, let ``score`` fill in their losses, and make rows of them, with the time each took."""
     began = time.perf_counter()
-    kept = list(documents)
+    kept = [document.whole() for document in documents]
     plans = plan_windows(scorer.model, kept, protocol)
     encoded = time.perf_counter()
     score(plans)
@@ -118,14 +121,19 @@ def score_windows(
     for batch in draw(windows, scorer.size, scorer.model.shares_prefixes):
         for index, nll in zip(batch, scorer.score([windows[i] for i in batch]), strict=True):
             plan, i = chosen[index]
-            if not np.isfinite(nll).all():
-                what = "NaN as a loss" if np.isnan(nll).any() else "an infinite loss, a probability of zero,"
-                raise EvaluationError(f"model {scorer.model.name} gave {what} in document {plan.document.id!r}")
+            check_finite(scorer.model, plan.document, nll)
             plan.nll[i] = nll
             done += len(nll)
             nll_sum += float(nll.sum(dtype=np.float64))
         if progress is not None:
             progress(Progress(done, total, nll_sum / done))
+
+
+def check_finite(model: Model, document: Document, nll: NDArray[np.float32]) -> None:
+    """Raise EvaluationError where a loss is no number."""
+    if not np.isfinite(nll).all():
+        what = "NaN as a loss" if np.isnan(nll).any() else "an infinite loss, a probability of zero,"
+        raise EvaluationError(f"model {model.name} gave {what} in document {document.id!r}")
 
 
 def plan_windows(model: Model, documents: Iterable[Document], protocol: Protocol) -> list[Plan]:
@@ -152,36 +160,47 @@ def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[Plan
             f"use exact or lm-eval"
         )
     for piece in protocol.pieces(document.text):
-        encoding = model.encode(document.context + document.text[piece.start : piece.stop])
-        if encoding.byte_spans is not None and len(encoding.byte_spans) != len(encoding.ids):
-            raise EvaluationError(
-                f"model {model.name} gave {len(encoding.byte_spans)} byte spans for {len(encoding.ids)} tokens"
-            )
-        _check_ids(model, document, encoding)
+        encoding = encoded(model, document, document.context + document.text[piece.start : piece.stop])
         given = protocol.context_tokens(model, document.context, encoding) if document.context else 0
         tokens = Tokens(encoding.ids, given, bool(document.context), model.prefix_id, model.adds_bos)
         windows = list(protocol.windows(tokens, piece.split))
         yield Plan(document, piece, encoding, given, windows)
 
 
-def _check_ids(model: Model, document: Document, encoding: Encoding) -> None:
+def encoded(model: Model, document: Document, text: str) -> Encoding:
+    """``text`` of ``document``, encoded.
+
+    Raises:
+        EvaluationError: an id outside the vocabulary, or spans that are not as many as ids.
+    """
+    encoding = model.encode(text)
+    if encoding.byte_spans is not None and len(encoding.byte_spans) != len(encoding.ids):
+        raise EvaluationError(
+            f"model {model.name} gave {len(encoding.byte_spans)} byte spans for {len(encoding.ids)} tokens"
+        )
     if len(encoding.ids) and not 0 <= min(encoding.ids) <= max(encoding.ids) < model.vocab_size:
         wrong = next(i for i in encoding.ids if not 0 <= i < model.vocab_size)
         raise EvaluationError(
             f"token id {wrong} in document {document.id!r} is outside the vocabulary of model {model.name}, "
             f"0 to {model.vocab_size - 1}: the tokenizer does not belong to these weights"
         )
+    return encoding
 
 
 def _check_enough(plans: Sequence[Plan], protocol: Protocol) -> None:
     tokens = sum(len(plan.encoding.ids) for plan in plans)
-    if tokens < 2:
-        raise EvaluationError(f"the text has {tokens} token{'s' * (tokens != 1)}; a loss needs at least 2")
+    check_tokens(tokens)
     if not any(plan.windows for plan in plans):
         raise EvaluationError(
             f"nothing to score: protocol {protocol.name} with context {protocol.context} finds no window in "
             f"{tokens} tokens; give a longer text, a smaller --context or --protocol exact"
         )
+
+
+def check_tokens(tokens: int) -> None:
+    """Raise EvaluationError where a text has too few tokens for a loss."""
+    if tokens < 2:
+        raise EvaluationError(f"the text has {tokens} token{'s' * (tokens != 1)}; a loss needs at least 2")
 
 
 def row_of(plan: Plan) -> Row:

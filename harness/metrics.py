@@ -12,17 +12,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from evalgpt.core import Row
 from evalgpt.statistics import ratio_estimate
+from evalgpt.words import bytes_and_words
 
 __all__ = [
     "ContextLengths",
     "Ledger",
     "Metrics",
+    "Sums",
     "Uncertainty",
+    "context_lengths",
     "ledger",
     "measure",
+    "metrics_of",
     "token_bytes",
     "token_means",
     "token_sums",
+    "uncertainty_of",
 ]
 
 
@@ -178,33 +183,57 @@ def ledger(rows: Sequence[Row]) -> Ledger:
         else:
             unscored += 1
             totals["tail"] += len(row.ids) - row.context_tokens
-    context = _context_lengths(np.cumsum(lengths)) if totals["scores"] else None
+    context = context_lengths(np.cumsum(lengths)) if totals["scores"] else None
     return Ledger(**totals, pieces=len(rows), unscored_pieces=unscored, context=context)
 
 
 def measure(rows: Sequence[Row]) -> Metrics:
     """The metrics over ``rows``, which must hold at least one score."""
-    scores = sum(len(row.nll) for row in rows)
-    nll = sum(float(row.nll.sum(dtype=np.float64)) for row in rows)
-    once = sum(float(np.nansum(token_means(row))) for row in rows)
-    counts = [_bytes_and_words(row) for row in rows]
-    size = _total([c[0] for c in counts])
-    words = _total([c[1] for c in counts])
-    loss = nll / scores
-    bits = once / size / math.log(2) if size else None
+    counts = [bytes_and_words(row, _sums(row)[1] > 0) for row in rows]
+    sums = Sums(
+        scores=sum(len(row.nll) for row in rows),
+        nll=sum(float(row.nll.sum(dtype=np.float64)) for row in rows),
+        once=sum(float(np.nansum(token_means(row))) for row in rows),
+        bytes=_total([c[0] for c in counts]),
+        words=_total([c[1] for c in counts]),
+    )
+    return metrics_of(sums, _mean_text_perplexity(rows), _uncertainty(rows, sums))
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What most numbers are made of: scores and their NLL (nats), the NLL with each token once, bytes, words."""
+
+    scores: int
+    nll: float
+    once: float
+    bytes: int | None
+    words: int | None
+
+    @property
+    def loss(self) -> float:
+        return self.nll / self.scores
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        return self.once / self.bytes / math.log(2) if self.bytes else None
+
+
+def metrics_of(sums: Sums, mean_text_perplexity: float | None, uncertainty: Uncertainty | None) -> Metrics:
+    """The metrics that ``sums`` give."""
     return Metrics(
-        loss=loss,
-        perplexity=_exp(loss),
-        bits_per_token=loss / math.log(2),
-        bits_per_byte=bits,
-        byte_perplexity=_exp(once / size) if size else None,
-        word_perplexity=_exp(once / words) if words else None,
-        scores=scores,
-        nll=nll,
-        bytes=size,
-        words=words,
-        mean_text_perplexity=_mean_text_perplexity(rows),
-        uncertainty=_uncertainty(rows, loss, bits),
+        loss=sums.loss,
+        perplexity=_exp(sums.loss),
+        bits_per_token=sums.loss / math.log(2),
+        bits_per_byte=sums.bits_per_byte,
+        byte_perplexity=_exp(sums.once / sums.bytes) if sums.bytes else None,
+        word_perplexity=_exp(sums.once / sums.words) if sums.words else None,
+        scores=sums.scores,
+        nll=sums.nll,
+        bytes=sums.bytes,
+        words=sums.words,
+        mean_text_perplexity=mean_text_perplexity,
+        uncertainty=uncertainty,
     )
 
 
@@ -215,35 +244,49 @@ def _mean_text_perplexity(rows: Sequence[Row]) -> float | None:
     return float(np.exp(losses).mean())
 
 
-def _uncertainty(rows: Sequence[Row], loss: float, bits: float | None) -> Uncertainty | None:
+def _uncertainty(rows: Sequence[Row], sums: Sums) -> Uncertainty | None:
     # A group of documents (a minimal pair) is one observation: its texts are nearly the same.
     keys = [row.document.group or row.document.id for row in rows]
     numbers = {name: n for n, name in enumerate(dict.fromkeys(keys))}
-    sums, counts, sizes, documents = [], [], [], []
+    totals, counts, sizes, documents = [], [], [], []
     for row, key in zip(rows, keys, strict=True):
         total, count = _sums(row)
         scored = count > 0
-        sums.append(total[scored])
+        totals.append(total[scored])
         counts.append(count[scored])
         sizes.append(_sizes(row)[scored])
         documents.append(np.full(int(scored.sum()), numbers[key]))
-    total, count, size, document = (np.concatenate(parts) for parts in (sums, counts, sizes, documents))
+    total, count, size, document = (np.concatenate(parts) for parts in (totals, counts, sizes, documents))
     order = np.argsort(document, kind="stable")
     total, count, size, document = total[order], count[order], size[order], document[order]
-    found = ratio_estimate(total, count, document)
+    return uncertainty_of((total, count), (total / count, size), document, sums)
+
+
+def uncertainty_of(
+    loss: tuple[ArrayLike, ArrayLike],
+    bits: tuple[ArrayLike, ArrayLike],
+    document: NDArray[np.int64],
+    sums: Sums,
+    tokens_per_entry: float = 1.0,
+) -> Uncertainty | None:
+    """The intervals around what ``sums`` give, from entries in text order, each a token or as many as
+    ``tokens_per_entry``: the numerator (nats) and denominator of the loss, and those of the bits per byte."""
+    found = ratio_estimate(*loss, document)
     if found.standard_error is None or found.low is None or found.high is None:
         return None
     around_bits = None
-    if bits is not None:
-        spread = ratio_estimate(total / count / math.log(2), size, document)
+    if sums.bits_per_byte is not None:
+        spread = ratio_estimate(np.asarray(bits[0]) / math.log(2), bits[1], document)
         if spread.low is not None and spread.high is not None:
-            around_bits = (bits + spread.low - spread.value, bits + spread.high - spread.value)
-    low, high = loss + found.low - found.value, loss + found.high - found.value
+            middle = sums.bits_per_byte
+            around_bits = (middle + spread.low - spread.value, middle + spread.high - spread.value)
+    low, high = sums.loss + found.low - found.value, sums.loss + found.high - found.value
+    each = tokens_per_entry if found.method == "cosines" else 1.0
     return Uncertainty(
         level=found.level,
         method=found.method,
-        block_length=found.block_length,
-        units=found.units,
+        block_length=found.block_length * each,
+        units=round(found.units * each),
         degrees_of_freedom=found.degrees_of_freedom,
         loss_error=found.standard_error,
         loss=(low, high),
@@ -260,7 +303,8 @@ def _sizes(row: Row) -> NDArray[np.float64]:
     return token_bytes(len(row.ids), spans, len(row.document.context.encode()), len(row.text.encode()))
 
 
-def _context_lengths(per_length: NDArray[np.int64]) -> ContextLengths:
+def context_lengths(per_length: NDArray[np.int64]) -> ContextLengths:
+    """What ``per_length``, scores by the number of fed tokens before them, says."""
     (lengths,) = np.nonzero(per_length)
     cumulative = np.cumsum(per_length)
     total = int(cumulative[-1])
@@ -274,38 +318,6 @@ def _context_lengths(per_length: NDArray[np.int64]) -> ContextLengths:
         largest=int(lengths[-1]),
         histogram=[(a, b - 1, n) for a, b in ranges if (n := int(per_length[a:b].sum()))],
     )
-
-
-def _bytes_and_words(row: Row) -> tuple[int | None, int | None]:
-    """UTF-8 bytes of the scored tokens, each once, and words whose first byte is among them, of the text alone."""
-    if not row.windows:
-        return 0, 0
-    text = row.text.encode()
-    scored = _sums(row)[1] > 0
-    if row.byte_spans is None:
-        known = bool(scored[row.context_tokens :].all())
-        return (len(text), len(row.text.split())) if known else (None, None)
-    edge = len(row.document.context.encode())
-    mask = np.zeros(edge + len(text) + 1, dtype=np.int64)
-    spans = np.asarray(row.byte_spans, dtype=np.int64)[scored]
-    np.add.at(mask, spans[:, 0], 1)
-    np.add.at(mask, spans[:, 1], -1)
-    covered = np.cumsum(mask[:-1])[edge:] > 0
-    return int(covered.sum()), int(covered[_word_starts(row.text)].sum())
-
-
-def _word_starts(text: str) -> list[int]:
-    """The bytes at which runs of characters that are not white space begin."""
-    starts = []
-    at, inside = 0, False
-    for character in text:
-        if character.isspace():
-            inside = False
-        elif not inside:
-            starts.append(at)
-            inside = True
-        at += len(character.encode())
-    return starts
 
 
 def _total(parts: Sequence[int | None]) -> int | None:

@@ -8,35 +8,16 @@ token-weighted mean that is every report's headline loss.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from evalgpt import windows
 from evalgpt.core import Encoding, EvaluationError, Model, Row, UsageError, Window
 from evalgpt.hooks import Register, hookimpl
+from evalgpt.windows import Piece, Tokens
 
 __all__ = ["Piece", "Protocol", "Tokens"]
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """What a protocol sees of a text: its ids (the document's context first) and the model's special tokens."""
-
-    ids: Sequence[int]
-    context_tokens: int = 0
-    has_context: bool = False
-    prefix_id: int | None = None
-    adds_bos: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of a text that is tokenized and scored by itself: characters ``start .. stop - 1``."""
-
-    split: str
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +60,11 @@ class Protocol(ABC):
     def windows(self, tokens: Tokens, split: str) -> Iterator[Window]:
         """The windows over one piece; call :meth:`bind` first."""
 
+    def stream(self, ids: Iterable[int], prefix_id: int | None) -> Iterator[Window] | None:
+        """The windows over a text without a context whose ids come one by one, each token scored once, in order; None
+        where the protocol needs the whole text."""
+        return None
+
     def context_tokens(self, model: Model, context: str, encoding: Encoding) -> int:
         """How many of the first tokens of ``encoding``, of a context and its continuation, are the context's.
 
@@ -102,6 +88,12 @@ class Protocol(ABC):
         if self.context is None:
             raise RuntimeError(f"protocol {self.name} was not bound to a model")
         return self.context
+
+
+def _peers() -> Any:
+    from evalgpt import peers  # numpy: not needed to list protocols
+
+    return peers
 
 
 @dataclass(frozen=True)
@@ -139,11 +131,13 @@ class Exact(_Strided):
         return model.context_length
 
     def windows(self, tokens: Tokens, split: str) -> Iterator[Window]:
-        prefix = tokens.prefix_id if self.prefix == "auto" else None
-        for window in windows.exact(tokens.ids, self._context, self._stride, prefix):
+        for window in self.stream(tokens.ids, tokens.prefix_id):
             start = max(window.start, tokens.context_tokens - window.begin)
             if start < len(window.ids):
                 yield replace(window, start=start)
+
+    def stream(self, ids: Iterable[int], prefix_id: int | None) -> Iterator[Window]:
+        return windows.exact(ids, self._context, self._stride, prefix_id if self.prefix == "auto" else None)
 
 
 @dataclass(frozen=True)
@@ -189,9 +183,8 @@ class LmEval(Protocol):
         return Window(ids[begin:], first - begin, begin)
 
     def peer(self, rows: Sequence[Row]) -> Mapping[str, float]:
-        from evalgpt import peers  # numpy: not needed to list protocols
-
-        return peers.lm_eval(rows)
+        numbers: Mapping[str, float] = _peers().lm_eval(rows)
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -207,9 +200,8 @@ class HfStrided(_Strided):
         yield from windows.hf_strided(tokens.ids, self._context, self._stride)
 
     def peer(self, rows: Sequence[Row]) -> Mapping[str, float]:
-        from evalgpt import peers  # numpy: not needed to list protocols
-
-        return peers.hf_strided(rows, self._context, self._stride)
+        numbers: Mapping[str, float] = _peers().hf_strided(rows, self._context, self._stride)
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -230,9 +222,8 @@ class LlamaCpp(Protocol):
             yield replace(window, begin=window.begin - 1)
 
     def peer(self, rows: Sequence[Row]) -> Mapping[str, float]:
-        from evalgpt import peers  # numpy: not needed to list protocols
-
-        return peers.llama_cpp(rows)
+        numbers: Mapping[str, float] = _peers().llama_cpp(rows)
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -263,9 +254,8 @@ class Book(_Strided):
         ]
 
     def peer(self, rows: Sequence[Row]) -> Mapping[str, float]:
-        from evalgpt import peers  # numpy: not needed to list protocols
-
-        return peers.book(rows)
+        numbers: Mapping[str, float] = _peers().book(rows)
+        return numbers
 
 
 def make_exact(

@@ -30,6 +30,7 @@ __all__ = [
     "Tokenized",
     "describe_protocol",
     "json_schema",
+    "keeps_tokens",
     "read_report",
     "row_info",
     "to_json",
@@ -201,6 +202,11 @@ def describe_protocol(evaluation: Evaluation) -> str:
     """The protocol with its parameters, as in ``exact (context 256, stride 128, prefix auto)``."""
     settings = ", ".join(f"{key} {value}" for key, value in evaluation.protocol.settings.items())
     return f"{evaluation.protocol.name} ({settings})" if settings else evaluation.protocol.name
+
+
+def keeps_tokens(evaluation: Evaluation) -> bool:
+    """Whether the losses of single tokens are in the report."""
+    return bool(evaluation.rows) and all(row.tokenized is not None for row in evaluation.rows)
 
 
 def row_info(row: Row, *, tokens: bool) -> RowInfo:

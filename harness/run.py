@@ -29,7 +29,7 @@ __all__ = ["RunOptions", "run_all"]
 class RunOptions(ModelOptions):
     """The options of ``evalgpt run``."""
 
-    tokens: bool = True
+    tokens: bool | None = None
     precision: float | None = None
     seed: int = 0
     debug: bool = False

@@ -145,7 +145,9 @@ def _evaluate(
     model: Model, task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
 ) -> Evaluation:
     with Bar(f"{model.spec} on {task.spec}", quiet=options.quiet) as bar:
-        return evaluate(model, task, protocol, batch_tokens=options.batch_tokens, cache=cache, progress=bar)
+        return evaluate(
+            model, task, protocol, batch_tokens=options.batch_tokens, tokens=True, cache=cache, progress=bar
+        )
 
 
 def _decide(

@@ -12,7 +12,7 @@ from evalgpt.plugins import Plugins
 from evalgpt.progress import Bar, waiting
 from evalgpt.protocols import Protocol
 from evalgpt.render import console_for, say
-from evalgpt.report import Evaluation, describe_protocol, read_report
+from evalgpt.report import Evaluation, describe_protocol, keeps_tokens, read_report
 from evalgpt.specs import Spec, parse
 from evalgpt.verify import Sample, verify
 
@@ -92,8 +92,8 @@ def _protocol(plugins: Plugins, evaluation: Evaluation) -> Protocol:
 
 
 def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: VerifyOptions) -> str:
-    if options.quick and any(row.tokenized is None for row in evaluation.rows):
-        raise UsageError("it keeps no losses of single tokens (--no-tokens), so it is verified without --quick")
+    if options.quick and not keeps_tokens(evaluation):
+        raise UsageError("it keeps no losses of single tokens, so it is verified without --quick")
     task = plugins.task(evaluation.task.spec)
     try:
         protocol = _protocol(plugins, evaluation)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from evalgpt.core import Model, Row
+from evalgpt.core import Model
 from evalgpt.metrics import Ledger, Metrics
 
 __all__ = ["Verdict", "judge"]
@@ -42,13 +42,13 @@ class Verdict:
     message: str
 
 
-def judge(model: Model, rows: Sequence[Row], metrics: Metrics, counted: Ledger, usual: int) -> list[Verdict]:
-    """What is suspicious about ``metrics`` of ``model`` over ``rows``, whose tokens are ``counted``.
+def judge(model: Model, metrics: Metrics, counted: Ledger, useful: int) -> list[Verdict]:
+    """What is suspicious about ``metrics`` of ``model``, whose tokens are ``counted``.
 
-    ``usual`` is the context that the protocol takes with this model unless another is asked for.
+    ``useful`` is how much context the protocol would take with this model unless less is asked for, and the longest
+    text has.
     """
-    context = _context(usual, rows, counted)
-    return [*_loss(model, metrics), *_coverage(rows, counted), *context, *_vocabulary(model)]
+    return [*_loss(model, metrics), *_coverage(counted), *_context(useful, counted), *_vocabulary(model)]
 
 
 def _loss(model: Model, metrics: Metrics) -> Iterator[Verdict]:
@@ -82,7 +82,7 @@ def _loss(model: Model, metrics: Metrics) -> Iterator[Verdict]:
         )
 
 
-def _coverage(rows: Sequence[Row], counted: Ledger) -> Iterator[Verdict]:
+def _coverage(counted: Ledger) -> Iterator[Verdict]:
     wanted = counted.tokens - counted.given
     unscored = 1 - counted.scored / wanted
     if unscored > MOSTLY:
@@ -90,18 +90,17 @@ def _coverage(rows: Sequence[Row], counted: Ledger) -> Iterator[Verdict]:
             "mostly_unscored",
             f"{unscored:.0%} of the tokens were not scored; protocol exact scores them all",
         )
-    elif counted.unscored_pieces > len(rows) / 2:
+    elif counted.unscored_pieces > counted.pieces / 2:
         yield Verdict(
             "mostly_unscored",
             f"{counted.unscored_pieces} of {counted.pieces} texts were not scored; protocol exact scores them all",
         )
 
 
-def _context(usual: int, rows: Sequence[Row], counted: Ledger) -> Iterator[Verdict]:
+def _context(useful: int, counted: Ledger) -> Iterator[Verdict]:
     if counted.context is None:
         return
     used = counted.context.largest
-    useful = min(usual, max(len(row.ids) for row in rows))
     if used * FAR_BELOW <= useful:
         yield Verdict(
             "short_context",

@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.api import model_info, numbers_of, task_info, verdicts_of
+from evalgpt.api import evaluate, model_info, numbers_of, task_info, verdicts_of
 from evalgpt.batching import BatchSize, Scorer
 from evalgpt.conformance import tolerance_of
 from evalgpt.core import Document, EvaluationError, Model, Task
 from evalgpt.engine import Plan, Progress, plan_windows, row_of, score_windows
 from evalgpt.protocols import Protocol
-from evalgpt.report import Evaluation, RowInfo, Tokenized, row_info
+from evalgpt.report import Evaluation, RowInfo, TaskInfo, Tokenized, row_info
 from evalgpt.sampling import keep_sample, replayed, sampled
 
 __all__ = ["Sample", "Verified", "verify"]
@@ -67,8 +67,11 @@ def verify(
     """
     allowed = tolerance_of(evaluation.model.dtype) if tolerance is None else tolerance
     _check_model(evaluation, model)
-    documents = _documents(evaluation, task)
     bound = protocol.bind(model)
+    if not evaluation.rows:
+        _check_settings(evaluation, bound)
+        return _verify_streamed(evaluation, model, task, protocol, allowed, progress)
+    documents = _documents(evaluation, task)
     _check_settings(evaluation, bound)
     plans = plan_windows(model, documents, bound)
     drawn = _drawn(evaluation, plans)
@@ -78,9 +81,7 @@ def verify(
     chosen = [(plan, i) for plan in plans for i in range(len(plan.windows))]
     if sample.windows is not None:
         if stored is None:
-            raise EvaluationError(
-                "the report keeps no losses of single tokens (--no-tokens): verify it without --quick"
-            )
+            raise EvaluationError("the report keeps no losses of single tokens: verify it without --quick")
         chosen = random.Random(sample.seed).sample(chosen, min(sample.windows, len(chosen)))  # noqa: S311
     score_windows(Scorer(model, BatchSize(evaluation.batch_tokens)), chosen, progress=progress)
     _check_config(evaluation, model)  # after a score: an adapter may say in it how it scored
@@ -93,6 +94,27 @@ def verify(
         plan.nll = losses
     _check_numbers(evaluation, _derived(evaluation, model, bound, task, plans), None)
     return found
+
+
+def _verify_streamed(
+    evaluation: Evaluation,
+    model: Model,
+    task: Task,
+    protocol: Protocol,
+    allowed: float,
+    progress: Callable[[Progress], None] | None,
+) -> Verified:
+    """A long text has no rows: all of it is scored again, part by part."""
+    try:
+        now = evaluate(model, task, protocol, batch_tokens=evaluation.batch_tokens, progress=progress)
+    except EvaluationError as error:
+        raise EvaluationError(f"text: {error}") from error
+    _check_text(evaluation, now.task)
+    _check_config(evaluation, model)
+    close = max(_mean_bound(allowed, evaluation.metrics.scores), SAME)
+    names = ("metrics", "splits", "peer", "task_metrics", "ledger", "verdicts", "rows")
+    _check_numbers(evaluation, {name: getattr(now, name) for name in names}, close)
+    return Verified(0, evaluation.metrics.scores, 0.0, 0.0, close)
 
 
 def _check_config(evaluation: Evaluation, model: Model) -> None:
@@ -118,15 +140,18 @@ def _derived(
 
 def _documents(evaluation: Evaluation, task: Task) -> list[Document]:
     try:
-        documents = list(task.documents())
+        documents = [document.whole() for document in task.documents()]
     except EvaluationError as error:
         raise EvaluationError(f"text: {error}") from error
-    now = msgspec.to_builtins(task_info(task, documents))
-    stored = msgspec.to_builtins(evaluation.task)
+    _check_text(evaluation, task_info(task, documents))
+    return documents
+
+
+def _check_text(evaluation: Evaluation, found: TaskInfo) -> None:
+    now, stored = msgspec.to_builtins(found), msgspec.to_builtins(evaluation.task)
     for key in ("sha256", "documents", "characters", "bytes", "name"):
         if stored[key] != now[key]:
             raise _differs("text", key, str(stored[key])[:16], str(now[key])[:16])
-    return documents
 
 
 def _check_model(evaluation: Evaluation, model: Model) -> None:

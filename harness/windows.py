@@ -6,23 +6,50 @@ windows; both are taken to be in range.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from evalgpt.core import EvaluationError, Window
 
-__all__ = ["book", "exact", "hf_strided", "llama_cpp", "lm_eval"]
+__all__ = ["Piece", "Tokens", "book", "exact", "hf_strided", "llama_cpp", "lm_eval"]
 
 
-def exact(ids: Sequence[int], context: int, stride: int, prefix: int | None) -> Iterator[Window]:
-    """Every token once; after the first window each with at least ``context - stride`` tokens before it."""
-    lead = 0 if prefix is None else 1
-    stream = ids if prefix is None else [prefix, *ids]
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a protocol sees of a text: its ids (the document's context first) and the model's special tokens."""
+
+    ids: Sequence[int]
+    context_tokens: int = 0
+    has_context: bool = False
+    prefix_id: int | None = None
+    adds_bos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a text that is tokenized and scored by itself: characters ``start .. stop - 1``."""
+
+    split: str
+    start: int
+    stop: int
+
+
+def exact(ids: Iterable[int], context: int, stride: int, prefix: int | None) -> Iterator[Window]:
+    """Every token once; after the first window each with at least ``context - stride`` tokens before it.
+
+    ``ids`` are taken as they are needed, so they may be a stream.
+    """
+    stream = iter(ids if prefix is None else itertools.chain([prefix], ids))
+    begin = 0 if prefix is None else -1
+    fed = list(itertools.islice(stream, context + 1))
     scored = 1
-    begin = 0
-    while scored < len(stream):
-        end = min(begin + context + 1, len(stream))
-        yield Window(stream[begin:end], scored - begin, begin - lead)
-        scored = end
+    while scored < len(fed):
+        yield Window(fed, scored, begin)
+        if len(fed) <= context:
+            return
+        scored = len(fed) - stride
+        fed = fed[stride:] + list(itertools.islice(stream, stride))
         begin += stride
 
 

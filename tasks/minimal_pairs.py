@@ -33,7 +33,7 @@ class MinimalPairs(Task):
     def documents(self) -> Iterator[Document]:
         for path in self.paths:
             found = False
-            for number, record in jsonl(read_text(path), str(path)):
+            for number, record in jsonl(read_text(path).split("\n"), str(path)):
                 found = True
                 yield from self._pair(record, path, number)
             if not found:

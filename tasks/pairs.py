@@ -48,7 +48,7 @@ class Pairs(Task):
 
 def _from_file(path: str, text: str) -> Iterator[Document]:
     if Path(path).suffix in (".jsonl", ".ndjson", ".json"):
-        for number, record in jsonl(text, path):
+        for number, record in jsonl(text.split("\n"), path):
             yield _from_record(record, f"{path}, line {number}", f"line-{number}")
         return
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["jsonl", "read_once", "read_text", "shown"]
+__all__ = ["jsonl", "lines_of", "read_once", "read_parts", "read_text", "shown"]
+
+PART = 1 << 20
+
+CONVERT = "convert it, for example with iconv -f LATIN1 -t UTF-8"
 
 
 def read_text(path: str | Path) -> str:
@@ -32,9 +37,25 @@ def read_text(path: str | Path) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise EvaluationError(
-            f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x} ({error.reason}); "
-            f"convert it, for example with iconv -f LATIN1 -t UTF-8"
+            f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x} ({error.reason}); {CONVERT}"
         ) from None
+
+
+def read_parts(path: str) -> Iterator[str]:
+    """The text of a UTF-8 file, a MiB at a time; errors as :func:`read_text`."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    at = 0
+    try:
+        with Path(path).open("rb") as file:
+            while data := file.read(PART):
+                yield decoder.decode(data)
+                at += len(data)
+            decoder.decode(b"", final=True)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        at += error.start - len(decoder.getstate()[0])
+        raise EvaluationError(f"{path} is not UTF-8 near byte {at} ({error.reason}); {CONVERT}") from None
 
 
 def read_once(path: str) -> str | None:
@@ -45,13 +66,23 @@ def read_once(path: str) -> str | None:
     return read_text(path) if path == "-" or not Path(path).is_file() else None
 
 
-def jsonl(text: str, path: str) -> Iterator[tuple[int, dict[str, object]]]:
-    """The objects of a JSONL text with their line numbers, from 1; empty lines are passed over.
+def lines_of(parts: Iterable[str]) -> Iterator[str]:
+    """The lines of a text that comes in parts, cut at line feeds alone."""
+    rest = ""
+    for part in parts:
+        *lines, rest = (rest + part).split("\n")
+        yield from lines
+    yield rest
+
+
+def jsonl(lines: Iterable[str], path: str) -> Iterator[tuple[int, dict[str, object]]]:
+    """The objects of the ``lines`` of a JSONL text with their numbers, from 1; empty lines are passed over.
 
     Raises:
         EvaluationError: a line is not a JSON object; the message names ``path`` and the line.
     """
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+    for number, read in enumerate(lines, 1):
+        line = read.removeprefix("\ufeff") if number == 1 else read
         if not line.strip():
             continue
         try:

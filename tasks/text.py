@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
 from evalgpt.hooks import Register, hookimpl
-from evalgpt.tasks.reading import jsonl, read_once, read_text, shown
+from evalgpt.tasks.reading import jsonl, lines_of, read_once, read_parts, read_text, shown
 
 __all__ = ["Text", "make_text"]
 
@@ -16,6 +17,10 @@ SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
 """What a folder is searched for."""
 
 JSONL = (".jsonl", ".ndjson")
+
+LONG = 32 << 20
+"""Bytes above which texts are read part by part: so many have eight million tokens, of which a report that keeps them
+takes 300 MB."""
 
 
 class Text(Task):
@@ -28,22 +33,27 @@ class Text(Task):
         self.folder = folder
         self.field = field or "text"
         self._kept = {path: read_once(path) for path in paths}
+        size = sum(Path(path).stat().st_size for path in paths if self._kept[path] is None)
+        self.long = size if size > LONG else 0
 
     def documents(self) -> Iterator[Document]:
         for path in self.paths:
-            text = self._kept[path] or read_text(path)
+            text = self._kept[path]
+            long = bool(self.long) and text is None
             if Path(path).suffix in JSONL:
-                yield from self._from_jsonl(path, text)
+                yield from self._from_jsonl(path, read_parts(path) if long else [text or read_text(path)])
+            elif long:
+                yield Document(self._id(path), "", parts=partial(read_parts, path))
             else:
-                yield Document(self._id(path), text)
+                yield Document(self._id(path), text or read_text(path))
 
     def _id(self, path: str) -> str:
         """The path as it was given, or within the folder that was given."""
         return shown(path if self.folder is None else str(Path(path).relative_to(self.folder)))
 
-    def _from_jsonl(self, path: str, lines: str) -> Iterator[Document]:
+    def _from_jsonl(self, path: str, parts: Iterable[str]) -> Iterator[Document]:
         found = False
-        for number, record in jsonl(lines, path):
+        for number, record in jsonl(lines_of(parts), path):
             text = record.get(self.field)
             where = f"{path}, line {number}"
             if self.field not in record:

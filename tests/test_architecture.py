@@ -25,7 +25,8 @@ ALLOWED = {
     "windows": {"core"},
     "protocols": {"core", "hooks", "peers", "windows"},
     "statistics": set(),
-    "metrics": {"core", "statistics"},
+    "words": {"core"},
+    "metrics": {"core", "statistics", "words"},
     "files": {"core"},
     "report": {"core", "files", "metrics", "verdicts"},
     "compare": {"core", "metrics", "report", "statistics", "verdicts"},
@@ -47,8 +48,10 @@ ALLOWED = {
         "report",
         "sampling",
         "specs",
+        "streaming",
         "verdicts",
     },
+    "streaming": {"batching", "core", "engine", "metrics", "protocols", "words"},
     "contexts": {"metrics", "report"},
     "difference": {"compare", "contexts", "core", "report"},
     "verify": {"api", "batching", "conformance", "core", "engine", "protocols", "report", "sampling"},
@@ -117,7 +120,17 @@ ALLOWED = {
 }
 """What each module of the harness may import from the harness."""
 
-SHARED_ADAPTERS = {"base", "checkpoint", "gpt", "gpt2_bpe", "gpt_adapter", "hf_loading", "hf_tokenizer", "tiled"}
+SHARED_ADAPTERS = {
+    "tree",
+    "base",
+    "checkpoint",
+    "gpt",
+    "gpt2_bpe",
+    "gpt_adapter",
+    "hf_loading",
+    "hf_tokenizer",
+    "tiled",
+}
 MODEL_FILES = {"scratch": {"scratch_weights"}, "gpt2": {"gpt2_weights"}, "hf": {"hf_model"}}
 """A plugin whose model needs torch keeps it in a file of its own, which it alone imports."""
 

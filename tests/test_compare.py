@@ -148,7 +148,7 @@ def test_what_cannot_be_compared_is_refused_by_field():
     with pytest.raises(UsageError, match=r"protocol\.settings\.stride is 256 against 7"):
         compare(a, two(spec="exact:stride=7")[0])
     lean = evalgpt.evaluate(BytesModel(context_length=512), Texts(*a_text(a)), "exact", tokens=False)
-    with pytest.raises(UsageError, match="without --no-tokens"):
+    with pytest.raises(UsageError, match="with --tokens"):
         compare(a, lean)
     blind = evalgpt.evaluate(
         CutModel({5, 9}, 1, spans=False), Texts("a text that is compared with itself, word for word, twice over")

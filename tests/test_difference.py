@@ -192,7 +192,7 @@ def test_what_cannot_be_explained_is_refused():
     with pytest.raises(UsageError, match="has no number 'ppl'; it has loss"):
         explain(a, a, ("ppl", None))
     assert explain(a, a, ("perplexity", "loss")).origin.name == "loss"
-    with pytest.raises(UsageError, match="without --no-tokens"):
+    with pytest.raises(UsageError, match="with --tokens"):
         explain(a, evalgpt.evaluate(BytesModel(), Text(), tokens=False))
 
 

@@ -1,0 +1,309 @@
+"""Texts too long to hold: tokenized, scored and counted part by part, in memory that does not grow with them.
+
+A text is tokenized between places where its tokenizer says it may be cut (:meth:`evalgpt.core.Model.cut`); the protocol
+takes ids one after another; each loss is counted and forgotten. The interval's sequence is kept in a bounded number of
+cells, each the sum over neighbouring tokens: the cosines it is projected on are far slower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalgpt.batching import Scorer, draw
+from evalgpt.core import Document, Encoding, EvaluationError, Model, UsageError, Window
+from evalgpt.engine import Progress, check_finite, check_tokens, encoded
+from evalgpt.metrics import (
+    Ledger,
+    Metrics,
+    Sums,
+    context_lengths,
+    metrics_of,
+    token_bytes,
+    uncertainty_of,
+)
+from evalgpt.protocols import Protocol
+from evalgpt.words import word_starts
+
+__all__ = ["CELLS", "Streamed", "encoded_parts", "score_stream"]
+
+CELLS = 1 << 18
+"""Entries up to which the interval is of single tokens; beyond, of so many to twice as many sums over neighbours."""
+
+SLICE = 1 << 20
+"""Characters of a text that are tokenized together where it does not come in parts."""
+
+WAVE = 64
+"""Batches that are drawn together: as many windows as they hold are in memory."""
+
+
+NO_CONTEXT = hashlib.sha256().hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What is known of texts that were not kept. ``longest`` is the number of tokens of the longest."""
+
+    metrics: Metrics
+    ledger: Ledger
+    longest: int
+    documents: int
+    characters: int
+    bytes: int
+    sha256: str
+    encoding_seconds: float
+    scoring_seconds: float
+
+
+def score_stream(
+    scorer: Scorer,
+    documents: Iterable[Document],
+    protocol: Protocol,
+    size: int,
+    progress: Callable[[Progress], None] | None = None,
+) -> Streamed:
+    """Score ``documents`` under ``protocol``, bound and able to stream, ``size`` bytes in all, for the progress.
+
+    Raises:
+        EvaluationError: as :func:`evalgpt.engine.score_documents`. UsageError: a document has a context or a group.
+    """
+    counts = _Counts(scorer.model)
+    began = time.perf_counter()
+    scoring = 0.0
+    windows = _windows(counts, documents, protocol)
+    while wave := list(_wave(windows, WAVE * scorer.size.tokens)):
+        started = time.perf_counter()
+        asked = [window for _, window in wave if window is not None]
+        found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(asked)
+        for batch in draw(asked, scorer.size, scorer.model.shares_prefixes):
+            for i, nll in zip(batch, scorer.score([asked[i] for i in batch]), strict=True):
+                found[i] = nll
+        losses = iter(found)
+        for text, window in wave:
+            if window is None:
+                text.close()
+            else:
+                text.scored(window, next(losses))
+        scoring += time.perf_counter() - started
+        if progress is not None and counts.scores:
+            total = max(counts.scores, round(counts.scores * size / max(counts.bytes_read, 1)))
+            progress(Progress(counts.scores, total, counts.nll / counts.scores))
+    return counts.result(protocol, time.perf_counter() - began - scoring, scoring)
+
+
+def encoded_parts(model: Model, document: Document) -> Iterator[tuple[str, Encoding]]:
+    """The text of ``document`` in parts with their encodings; their ids are, one after another, those of the whole."""
+    rest = ""
+    whole = document.text
+    slices = (whole[i : i + SLICE] for i in range(0, len(whole), SLICE))
+    for text in document.parts() if document.parts is not None else slices:
+        rest += text
+        at = model.cut(rest)
+        if at:
+            yield rest[:at], encoded(model, document, rest[:at])
+            rest = rest[at:]
+    if rest:
+        yield rest, encoded(model, document, rest)
+
+
+def _windows(
+    counts: _Counts, documents: Iterable[Document], protocol: Protocol
+) -> Iterator[tuple[_Text, Window | None]]:
+    """Each text's windows, then None."""
+    for document in documents:
+        if document.context or document.group:
+            raise UsageError(f"document {document.id!r} has a context or a group, which long texts cannot have")
+        text = _Text(counts, document)
+        windows = protocol.stream(text.ids(), counts.model.prefix_id)
+        if windows is None:
+            raise RuntimeError(f"protocol {protocol.name} cannot stream")
+        for window in windows:
+            yield text, window
+        yield text, None
+
+
+def _wave(windows: Iterator[tuple[_Text, Window | None]], tokens: int) -> Iterator[tuple[_Text, Window | None]]:
+    """The next windows, of about ``tokens`` tokens."""
+    for text, window in windows:
+        yield text, window
+        tokens -= 1 if window is None else len(window.ids)
+        if tokens <= 0:
+            return
+
+
+class _Counts:
+    """Sums over all texts."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.cells = _Cells()
+        self.scores = self.bytes = self.words = self.documents = self.characters = self.bytes_read = 0
+        self.tokens = self.head = self.tail = self.unscored = self.longest = 0
+        self.nll = self.perplexities = 0.0
+        self.known = True
+        self.lengths = np.zeros(model.context_length + 2, np.int64)
+        self.lines = hashlib.sha256()
+        self.only = ""
+
+    def result(self, protocol: Protocol, encoding: float, scoring: float) -> Streamed:
+        check_tokens(self.tokens)
+        if not self.scores:
+            raise EvaluationError(f"nothing to score: protocol {protocol.name} finds no window in {self.tokens} tokens")
+        known = self.known or self.scores == self.tokens
+        sums = Sums(self.scores, self.nll, self.nll, *((self.bytes, self.words) if known else (None, None)))
+        total, count, size, document = self.cells.columns()
+        texts = self.documents - self.unscored
+        return Streamed(
+            metrics=metrics_of(
+                sums,
+                self.perplexities / texts if texts > 1 and math.isfinite(self.perplexities) else None,
+                uncertainty_of((total, count), (total, size), document, sums, self.scores / len(total)),
+            ),
+            ledger=Ledger(
+                tokens=self.tokens,
+                given=0,
+                scored=self.scores,
+                head=self.head,
+                inside=0,
+                tail=self.tail,
+                twice=0,
+                scores=self.scores,
+                pieces=self.documents,
+                unscored_pieces=self.unscored,
+                context=context_lengths(np.cumsum(self.lengths)),
+            ),
+            longest=self.longest,
+            documents=self.documents,
+            characters=self.characters,
+            bytes=self.bytes_read,
+            sha256=self.only if self.documents == 1 else self.lines.hexdigest(),
+            encoding_seconds=encoding,
+            scoring_seconds=scoring,
+        )
+
+
+class _Text:
+    """One text on its way: what was tokenized and is not yet scored."""
+
+    def __init__(self, counts: _Counts, document: Document) -> None:
+        self.counts, self.document = counts, document
+        self.number = counts.documents
+        counts.documents += 1
+        self.digest = hashlib.sha256()
+        self.tokens = self.at = self.scores = 0
+        self.nll = 0.0
+        self.waiting = np.empty((0, 2))
+
+    def ids(self) -> Iterator[int]:
+        """The ids one after another; of each token its bytes and the words that begin in it are kept until scored."""
+        for text, encoding in encoded_parts(self.counts.model, self.document):
+            data = text.encode()
+            self.digest.update(data)
+            self.counts.characters += len(text)
+            self.counts.bytes_read += len(data)
+            self.waiting = np.concatenate([self.waiting, self._sizes(text, len(data), encoding)])
+            self.tokens += len(encoding.ids)
+            yield from encoding.ids
+
+    def _sizes(self, text: str, size: int, encoding: Encoding) -> NDArray[np.float64]:
+        """Per token its bytes of the text and how many words begin in them, float64 [tokens, 2]."""
+        spans, starts = None, word_starts(text)
+        words = np.zeros(len(encoding.ids))
+        if encoding.byte_spans is None:
+            self.counts.known = False
+            words[:1] = len(starts)
+        else:
+            both = np.asarray(encoding.byte_spans, np.int64).reshape(-1, 2)
+            spans = (both[:, 0], both[:, 1])
+            ends = np.maximum.accumulate(both[:, 1])
+            np.add.at(words, np.searchsorted(ends, starts, side="right").clip(max=max(len(words) - 1, 0)), 1)
+        return np.stack([token_bytes(len(encoding.ids), spans, 0, size), words], 1)
+
+    def scored(self, window: Window, nll: NDArray[np.float32]) -> None:
+        counts = self.counts
+        check_finite(counts.model, self.document, nll)
+        first = window.begin + window.start
+        if not self.scores:
+            counts.head += first
+        self.waiting = self.waiting[first - self.at :]
+        own, self.waiting = self.waiting[: len(nll)], self.waiting[len(nll) :]
+        self.at = first + len(nll)
+        losses = nll.astype(np.float64)
+        total = float(losses.sum())
+        self.scores += len(nll)
+        self.nll += total
+        counts.scores += len(nll)
+        counts.nll += total
+        counts.bytes += int(own[:, 0].sum())
+        counts.words += int(own[:, 1].sum())
+        counts.lengths[window.start] += 1
+        counts.lengths[window.start + len(nll)] -= 1
+        counts.cells.add(losses, own[:, 0], self.number)
+
+    def close(self) -> None:
+        counts = self.counts
+        counts.tokens += self.tokens
+        counts.tail += self.tokens - self.at
+        counts.longest = max(counts.longest, self.tokens)
+        counts.unscored += not self.scores
+        if self.scores:
+            loss = self.nll / self.scores
+            counts.perplexities += math.exp(loss) if loss < 709 else math.inf
+        counts.only = self.digest.hexdigest()
+        counts.lines.update(f"{NO_CONTEXT}\t{counts.only}\n".encode())
+
+
+class _Cells:
+    """Loss, tokens and bytes of neighbouring tokens, in at most twice ``CELLS`` sums: pairs become one when they are
+    full. A cell over several texts counts as the first one's."""
+
+    def __init__(self) -> None:
+        self.sums = np.zeros((2 * CELLS, 4))  # loss, tokens, bytes, document
+        self.each = 1  # tokens of a full cell
+        self.used = 0
+
+    def add(self, losses: NDArray[np.float64], sizes: NDArray[np.float64], document: int) -> None:
+        at = 0
+        while at < len(losses):
+            if self.used == len(self.sums):
+                self._halve()
+            at += self._into(losses[at:], sizes[at:], document)
+
+    def _into(self, losses: NDArray[np.float64], sizes: NDArray[np.float64], document: int) -> int:
+        """Take in some of these tokens; how many."""
+        last = self.sums[self.used - 1] if self.used else None
+        if last is not None and last[1] < self.each:
+            count = min(int(self.each - last[1]), len(losses))
+            last[:3] += losses[:count].sum(), count, sizes[:count].sum()
+            return count
+        count = min(len(losses) // self.each, len(self.sums) - self.used)
+        if count == 0:
+            count, width = 1, len(losses)
+        else:
+            width = self.each
+        new = self.sums[self.used : self.used + count]
+        new[:, 0] = losses[: count * width].reshape(count, width).sum(1)
+        new[:, 1] = width
+        new[:, 2] = sizes[: count * width].reshape(count, width).sum(1)
+        new[:, 3] = document
+        self.used += count
+        return count * width
+
+    def _halve(self) -> None:
+        pairs = self.sums.reshape(-1, 2, 4)
+        merged = pairs.sum(1)
+        merged[:, 3] = pairs[:, 0, 3]
+        self.sums[: len(merged)] = merged
+        self.used = len(merged)
+        self.each *= 2
+
+    def columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Loss (nats), tokens, bytes, document of each cell."""
+        used = self.sums[: self.used]
+        return used[:, 0], used[:, 1], used[:, 2], used[:, 3].astype(np.int64)
