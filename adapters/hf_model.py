@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, runtime_facts, versions
-from evalgpt.adapters.hf_loading import explained, hub_arguments, quiet
+from evalgpt.adapters.hf_loading import explained, fuse, hub_arguments, quiet
 from evalgpt.adapters.hf_tokenizer import HFTokenizer
 from evalgpt.adapters.tiled import Head
 from evalgpt.adapters.tree import plant
@@ -78,6 +78,7 @@ class HFModel(TorchModel):
         arguments = source.arguments()
         self._tokenizer = HFTokenizer(source.path, arguments)
         self.module, unused = _load(source.path, arguments, torch_dtype)
+        fuse(self.module)
         config = self.module.config.get_text_config(decoder=True)
         self.trained = True
         self._own_code = not source.trust_remote_code and type(self) is HFModel  # strangers' code has no hash

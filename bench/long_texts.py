@@ -3,8 +3,8 @@
     python bench/long_texts.py [--megabytes 10 100 1000] [--json FILE]
 
 GPT-2's tokenizer, context 1024, protocol exact; a "model" that gives every token the same loss, so that what is
-measured is everything else: reading, tokenizing, windows, counting, the interval. Each size in a process of its own; the
-peak is of the whole process (VmHWM), Python and the tokenizer included.
+measured is everything else: reading, tokenizing, windows, counting, the interval. Each size in a process of its own;
+the peak is of the whole process (VmHWM), Python and the tokenizer included.
 """
 
 from __future__ import annotations
