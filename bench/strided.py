@@ -129,10 +129,10 @@ def main() -> None:
     medians = {way: statistics.median(row["tokens_per_second"] for row in rows) for way, rows in found.items()}
     print("| way | tokens/s | range | ratio | MiB above weights | loss |\n|---|---:|---:|---:|---:|---:|")
     for way, rows in found.items():
-        speeds = [row["tokens_per_second"] for row in rows]
+        speeds, memory = [row["tokens_per_second"] for row in rows], max(row["memory"] for row in rows)
         print(
             f"| {way} | {medians[way]:.0f} | {min(speeds):.0f} to {max(speeds):.0f} "
-            f"| {medians[way] / medians[WAYS[1]]:.2f} | {max(row['memory'] for row in rows):.0f} | {rows[0]['loss']:.7f} |"
+            f"| {medians[way] / medians[WAYS[1]]:.2f} | {memory:.0f} | {rows[0]['loss']:.7f} |"
         )
     if given.json:
         about = {"model": given.model, "context": given.context, "stride": given.stride, "windows": given.windows}
