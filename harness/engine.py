@@ -17,6 +17,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Result",
+    "encode",
     "plan_and_score",
     "plan_windows",
     "row_of",
@@ -152,25 +153,32 @@ def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[Plan
             f"use exact or lm-eval"
         )
     for piece in protocol.pieces(document.text):
-        encoding = model.encode(document.context + document.text[piece.start : piece.stop])
-        if encoding.byte_spans is not None and len(encoding.byte_spans) != len(encoding.ids):
-            raise EvaluationError(
-                f"model {model.name} gave {len(encoding.byte_spans)} byte spans for {len(encoding.ids)} tokens"
-            )
-        _check_ids(model, document, encoding)
+        text = document.context + document.text[piece.start : piece.stop]
+        encoding = encode(model, text, f"document {document.id!r}")
         given = protocol.context_tokens(model, document.context, encoding) if document.context else 0
         tokens = Tokens(encoding.ids, given, bool(document.context), model.prefix_id, model.adds_bos)
         windows = list(protocol.windows(tokens, piece.split))
         yield Plan(document, piece, encoding, given, windows)
 
 
-def _check_ids(model: Model, document: Document, encoding: Encoding) -> None:
+def encode(model: Model, text: str, where: str) -> Encoding:
+    """The tokens of ``text``, every one of them in the model's vocabulary; errors say that it is ``where``.
+
+    Raises:
+        EvaluationError: a token id outside the vocabulary, or not one byte span for each token.
+    """
+    encoding = model.encode(text)
+    if encoding.byte_spans is not None and len(encoding.byte_spans) != len(encoding.ids):
+        raise EvaluationError(
+            f"model {model.name} gave {len(encoding.byte_spans)} byte spans for {len(encoding.ids)} tokens"
+        )
     if len(encoding.ids) and not 0 <= min(encoding.ids) <= max(encoding.ids) < model.vocab_size:
         wrong = next(i for i in encoding.ids if not 0 <= i < model.vocab_size)
         raise EvaluationError(
-            f"token id {wrong} in document {document.id!r} is outside the vocabulary of model {model.name}, "
+            f"token id {wrong} in {where} is outside the vocabulary of model {model.name}, "
             f"0 to {model.vocab_size - 1}: the tokenizer does not belong to these weights"
         )
+    return encoding
 
 
 def _check_enough(plans: Sequence[Plan], protocol: Protocol) -> None:

@@ -16,7 +16,7 @@ from evalgpt.metrics import Metrics, Uncertainty
 from evalgpt.report import Evaluation, Sample, describe_protocol
 from evalgpt.specs import visible
 
-__all__ = ["console_for", "print_evaluations", "print_rows", "say", "sentences"]
+__all__ = ["console_for", "in_words", "print_evaluations", "print_rows", "say", "sentences"]
 
 HEADERS = ("model", "task", "tokens", "loss", "±", "perplexity", "bits/byte", "±")
 
@@ -96,7 +96,7 @@ def _perplexity(value: float) -> str:
 
 def sentences(evaluation: Evaluation) -> Iterator[str]:
     """What the numbers of ``evaluation`` say, in words."""
-    yield _in_words(evaluation.metrics.perplexity, evaluation.model.vocab_size)
+    yield in_words(evaluation.metrics.perplexity, evaluation.model.vocab_size)
     if evaluation.peer:
         numbers = ", ".join(f"{_label(key)} {_number(value, '.5f')}" for key, value in evaluation.peer.items())
         yield f"as {evaluation.protocol.source} counts it: {numbers}"
@@ -112,7 +112,7 @@ def sentences(evaluation: Evaluation) -> Iterator[str]:
         yield f"! {verdict.message}"
 
 
-def _in_words(perplexity: float | None, vocabulary: int) -> str:
+def in_words(perplexity: float | None, vocabulary: int) -> str:
     if perplexity is None or perplexity > 1e15:
         return f"less certain than a guess among all {vocabulary:,} tokens could ever be"
     among = f"{perplexity:,.0f}" if perplexity >= 100 else f"{perplexity:.3g}"
