@@ -169,7 +169,7 @@ def _encoded(model: Model, text: str, number: int, before: int | None) -> Encodi
     if not count:
         raise EvaluationError(f"{where} is empty; there is nothing to predict")
     if count < 2 and before is None:
-        raise EvaluationError(f"{where} has 1 token, and a prediction needs one before it; put the model's BOS there")
+        raise EvaluationError(f"{where} has 1 token, and a prediction needs one before it; --prefix puts BOS there")
     fed = count - 1 if before is None else count
     if fed > model.context_length:
         raise UsageError(

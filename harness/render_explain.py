@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from evalgpt.explanation import Candidate, Explanation, Prediction, Token
-from evalgpt.render import console_for, in_words, print_rows, say
-from evalgpt.specs import visible
+from evalgpt.render import console_for, in_words, print_rows, say, shown
 
 __all__ = ["print_explanation"]
 
@@ -21,7 +20,8 @@ def print_explanation(found: Explanation, *, err: bool = False) -> None:
     _heading(console, _about(found, len(every)))
     several = len(found.texts) > 1
     headers = ("text", "input", "predicted", "target", "target's place")[0 if several else 1 :]
-    print_rows(console, headers, [_row(number, p)[0 if several else 1 :] for number, p in every], left=len(headers) - 1)
+    rows = [_row(number, p)[0 if several else 1 :] for number, p in every]
+    print_rows(console, headers, rows, left=len(headers) - 1, names=2 if several else 1)
     for title, *lines in _steps(found):
         _heading(console, title)
         for line in lines:
@@ -34,7 +34,7 @@ def print_explanation(found: Explanation, *, err: bool = False) -> None:
 def _heading(console: Console, text: str) -> None:
     """A sentence in bold on a terminal; there alone it is wrapped."""
     if console.is_terminal:
-        console.print(Text(visible(text), style="bold"))
+        console.print(Text(shown(console, text), style="bold"))
     else:
         say(console, text)
 
