@@ -80,11 +80,11 @@ def _columns(width: int) -> list[ProgressColumn]:
         return TextColumn(what, markup=False, table_column=Column(no_wrap=True, overflow="crop", max_width=most))
 
     left = [text("left"), TimeRemainingColumn()]
-    if width < 45:
-        return [TaskProgressColumn(), text("{task.fields[figure]}"), *(left if width >= 40 else [])]
+    if width < 40:
+        return [TaskProgressColumn(), text("{task.fields[figure]}", width - 6)]
     columns = [TaskProgressColumn(), text("{task.fields[speed]}"), text("{task.fields[figure]}"), *left]
     if width < 80:
-        return columns[:1] + columns[(1 if width >= 60 else 2) :]
+        return [*columns[:1], *columns[1 if width >= 60 else 2 :]]
     if width < 120:
         return [text("{task.description}", width - 60), *columns]
     return [text("{task.description}", width - 90), BarColumn(20), *columns[:-2], TimeElapsedColumn(), *left]
