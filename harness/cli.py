@@ -110,7 +110,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
 )
 @click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]")
-@click.option("-o", "--output", metavar="FILE", help="Write the outcomes as JSON; - for standard output.")
+@output("the outcomes")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 @common
 @click.pass_context
@@ -140,7 +140,7 @@ def check(ctx: click.Context, /, model: str | None, listing: bool, **options: An
     "--number-a", metavar="NAME", help="A's number, as loss or word_perplexity.  [default: its tool's headline]"
 )
 @click.option("--number-b", metavar="NAME", help="B's number.")
-@click.option("-o", "--output", metavar="FILE", help="Write the steps as JSON; - for standard output.")
+@output("the steps")
 @common
 def explain_difference(
     reports: tuple[str, str], number_a: str | None, number_b: str | None, output: str | None

@@ -107,6 +107,8 @@ def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
             raise
         if isinstance(error, EvalgptError):
             raise Failure(str(error), error.exit_code) from None
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise Failure("cannot write: no space left on the device", 1) from None
         # A bug, here or in a plugin, or a machine at its limits: still one line.
         raise Failure(f"{type(error).__name__}: {error} (unexpected; --debug shows where)", 1) from None
 

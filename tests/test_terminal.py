@@ -163,6 +163,18 @@ def test_a_closed_pipe_is_no_traceback(command):
     assert b"error" not in result.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["explain", "generate", "explain --json"])
+def test_a_full_disk_is_one_line(command):
+    name, *more = command.split()
+    with open("/dev/full", "wb") as out:
+        result = subprocess.run(
+            [COMMAND, *COMMANDS[name], *more, "-q"], stdout=out, stderr=subprocess.PIPE, timeout=120
+        )
+    assert result.returncode == 1
+    error_line(result.stderr.decode().splitlines()[-1], "no space left")
+
+
 # --json
 
 
