@@ -99,6 +99,18 @@ class TorchModel(Model):
         nodes, targets, back = (part.to(self.torch_device) for part in (pairs[:, 0], pairs[:, 1], back))
         return tiled_scores(states[nodes], self.head(), targets, detail).take(back)
 
+    def next_logits(self, ids: Sequence[int], count: int = 1) -> NDArray[np.float32]:
+        """As :meth:`evalgpt.core.Model.next_logits`; the head runs on the ``count`` positions alone, and where they are
+        all, the logits are those of :meth:`logits`, the model's own."""
+        batch = torch.as_tensor(list(ids), dtype=torch.int64, device=self.torch_device)[None]
+        with torch.inference_mode():
+            if self.plain or count == len(ids):
+                logits = self.logits(batch)[0, -count:]
+            else:
+                head = self.head()
+                logits = head.finish(self.hidden(batch)[0, -count:] @ head.weight.T, head.bias)
+            return logits.float().cpu().numpy()
+
     def _batch(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor, Tensor]:
         """Padded ids [B, T], the flat positions whose outputs predict the targets, and the targets [R]."""
         width = max(len(window.ids) for window in windows) - 1

@@ -43,6 +43,7 @@ class GPTAdapter(TorchModel):
         self.vocab_size = config.vocab_size
         self.trained = "seed" not in source
         self.prefix_id = END_OF_TEXT if config.vocab_size > END_OF_TEXT else None
+        self.eos_ids = () if self.prefix_id is None else (END_OF_TEXT,)
         self.config = {**asdict(config), **source, "parameters": sum(p.numel() for p in module.parameters())}
         self.tokenizer = tokenizer.identity
         self.device = str(device)

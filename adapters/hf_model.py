@@ -93,6 +93,7 @@ class HFModel(TorchModel):
             self._head = _head(self.module, config, self.vocab_size)
         self._tokenizer.check(self.vocab_size, embeddings)
         self.prefix_id, self.adds_bos = self._tokenizer.prefix_id, self._tokenizer.adds_bos
+        self.eos_ids = self._tokenizer.eos_ids(getattr(self.module, "generation_config", None))
         self.tokenizer = self._tokenizer.identity
         self.device = str(self.torch_device)
         self.dtype = str(self.module.dtype).removeprefix("torch.")

@@ -44,6 +44,12 @@ class HFTokenizer:
         digest = hashlib.sha256(content.encode()).hexdigest()
         return {"name": type(self._tokenizer).__name__, "vocab_size": len(self._tokenizer), "sha256": digest}
 
+    def eos_ids(self, generation: Any) -> tuple[int, ...]:
+        """The tokens that end a text: the generation configuration's, which may be several, and the tokenizer's EOS."""
+        own = getattr(generation, "eos_token_id", None)
+        ids = [*(own if isinstance(own, list) else [own]), self._tokenizer.eos_token_id]
+        return tuple(sorted({i for i in ids if isinstance(i, int)}))
+
     def check(self, vocabulary: int, embeddings: int) -> None:
         """Refuse a tokenizer that belongs to another model.
 

@@ -30,6 +30,8 @@ from evalgpt.hooks import hookimpl
 
 if TYPE_CHECKING:
     from evalgpt.api import evaluate, make_report
+    from evalgpt.explanation import Explanation, explain
+    from evalgpt.generation import Generation, generate
     from evalgpt.plugins import load_plugins
     from evalgpt.report import Evaluation, Report, read_report, write_report
 
@@ -40,6 +42,8 @@ __all__ = [
     "EvalgptError",
     "Evaluation",
     "EvaluationError",
+    "Explanation",
+    "Generation",
     "Model",
     "Report",
     "Row",
@@ -49,6 +53,8 @@ __all__ = [
     "UsageError",
     "Window",
     "evaluate",
+    "explain",
+    "generate",
     "hookimpl",
     "load_plugins",
     "make_report",
@@ -59,6 +65,10 @@ __all__ = [
 _LAZY = {
     "evaluate": "evalgpt.api",
     "make_report": "evalgpt.api",
+    "Explanation": "evalgpt.explanation",
+    "explain": "evalgpt.explanation",
+    "Generation": "evalgpt.generation",
+    "generate": "evalgpt.generation",
     "load_plugins": "evalgpt.plugins",
     "Evaluation": "evalgpt.report",
     "Report": "evalgpt.report",

@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
+from evalgpt import cli_learn
 from evalgpt.plugins import load_plugins
-from evalgpt.shell import Cli, Share, common, running, state_of
+from evalgpt.shell import Cli, Share, common, models, names_of, output, running, state_of, tasks
 from evalgpt.specs import visible
 
 __all__ = ["cli", "main"]
@@ -32,11 +33,15 @@ def cli() -> None:
     """
 
 
+cli.add_command(cli_learn.explain)
+cli.add_command(cli_learn.generate)
+
+
 @cli.command()
-@click.option("-m", "--model", "models", metavar="SPEC", multiple=True, required=True, help="A model; see 'models'.")
-@click.option("-t", "--task", "tasks", metavar="SPEC", multiple=True, required=True, help="A task; see 'tasks'.")
+@models(required=True, help="A model; see 'models'.")
+@tasks(required=True, help="A task; see 'tasks'.")
 @running
-@click.option("-o", "--output", metavar="FILE", help="Write the report as JSON; - for standard output.")
+@output("the report")
 @click.option("--precision", type=Share(), help="Stop when the perplexity is known this well, as in 1%.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, with --precision."
@@ -68,16 +73,14 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.argument("reports", nargs=-1, metavar="[REPORT]...")
-@click.option(
-    "-m", "--model", "models", metavar="SPEC", multiple=True, help="A model to run; the first is the baseline."
-)
-@click.option("-t", "--task", "tasks", metavar="SPEC", multiple=True, help="A task to run them on.")
+@models(help="A model to run; the first is the baseline.")
+@tasks(help="A task to run them on.")
 @running
 @click.option("--kl", is_flag=True, help="Also the KL divergence from the baseline (one vocabulary).")
 @click.option("--until-decided", is_flag=True, help="Stop when it is settled which of two is better on this text.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, until decided.")
 @click.option("--fail-if-worse", type=float, metavar="X", help="Exit 1 if worse by more than X bits per byte.")
-@click.option("-o", "--output", metavar="FILE", help="Write the comparison as JSON; - for standard output.")
+@output("the comparison")
 @click.option("--save-report", metavar="FILE", help="Keep the report of the runs.")
 @common
 @click.pass_context
@@ -99,7 +102,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("model", metavar="[SPEC]", required=False)
+@click.argument("model", metavar="[SPEC]", required=False, shell_complete=names_of("model"))
 @click.option("--other", metavar="SPEC", help="The same kind of model with other weights, for the fingerprint.")
 @click.option("--only", multiple=True, metavar="NAME", help="Run this check alone; may be given several times.")
 @click.option("--expect", multiple=True, metavar="NAME=REASON", help="This check is known to fail, and why.")
@@ -111,7 +114,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
 )
 @click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]")
-@click.option("-o", "--output", metavar="FILE", help="Write the outcomes as JSON; - for standard output.")
+@output("the outcomes")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 @common
 @click.pass_context
@@ -141,7 +144,7 @@ def check(ctx: click.Context, /, model: str | None, listing: bool, **options: An
     "--number-a", metavar="NAME", help="A's number, as loss or word_perplexity.  [default: its tool's headline]"
 )
 @click.option("--number-b", metavar="NAME", help="B's number.")
-@click.option("-o", "--output", metavar="FILE", help="Write the steps as JSON; - for standard output.")
+@output("the steps")
 @common
 def explain_difference(
     reports: tuple[str, str], number_a: str | None, number_b: str | None, output: str | None
@@ -217,16 +220,22 @@ def cache(action: str) -> None:
 
 
 @cli.command()
-@click.argument("what", type=click.Choice(["report", "comparison", "difference", "check"]), default="report")
+@click.argument(
+    "what",
+    type=click.Choice(["report", "comparison", "difference", "check", "explanation", "generation"]),
+    default="report",
+)
 @common
 def schema(what: str) -> None:
-    """Print the JSON Schema of a report, or of what compare, explain-difference and check write."""
+    """Print the JSON Schema of a report, or of what another command writes with -o."""
     import json
 
     import msgspec
 
     from evalgpt.compare import Comparisons
     from evalgpt.difference import Differences
+    from evalgpt.explanation import Explanation
+    from evalgpt.generation import Generation
     from evalgpt.report import Report, json_schema
     from evalgpt.testing import Checked
 
@@ -235,6 +244,8 @@ def schema(what: str) -> None:
         "comparison": Comparisons,
         "difference": Differences,
         "check": Checked,
+        "explanation": Explanation,
+        "generation": Generation,
     }
     click.echo(json.dumps(json_schema(documents[what]), indent=2))
 

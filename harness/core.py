@@ -177,6 +177,7 @@ class Model(ABC):
         vocab_size: ids are 0 .. vocab_size - 1.
         prefix_id: the token that stands before a text (BOS, else EOS), or None.
         adds_bos: whether the tokenizer's own habit is to put ``prefix_id`` before every text.
+        eos_ids: the tokens that end a text that the model writes; none where it has no such token.
         trained: whether the weights were loaded (True) or drawn at random (False); None where that is not known.
         cache_id: what a score depends on besides fingerprint, tokenizer, dtype and kind of device: the adapter's
             name and its switches. With it scores are kept between runs; None keeps none, as is right while code is
@@ -195,6 +196,7 @@ class Model(ABC):
     vocab_size: int
     prefix_id: int | None = None
     adds_bos: bool = False
+    eos_ids: Sequence[int] = ()
     trained: bool | None = None
     cache_id: str | None = None
     shares_prefixes: bool = False
@@ -224,6 +226,22 @@ class Model(ABC):
 
         A window's scores must not depend on what else is in the batch, nor on earlier calls.
         """
+
+    def next_logits(self, ids: Sequence[int], count: int = 1) -> NDArray[np.float32]:
+        """Logits of the token that follows each of the last ``count`` of ``ids``: float32 [count, vocab_size].
+
+        Optional: what ``generate`` needs, and the first step of ``explain``. ``ids`` are at least one token, at most
+        ``context_length``.
+
+        Raises:
+            UsageError: this model gives no logits (the default).
+        """
+        raise UsageError(f"model {self.name} gives no logits, only losses: it cannot generate text")
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether :meth:`next_logits` is there."""
+        return type(self).next_logits is not Model.next_logits
 
 
 class Task(ABC):

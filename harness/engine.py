@@ -19,7 +19,7 @@ __all__ = [
     "Result",
     "check_finite",
     "check_tokens",
-    "encoded",
+    "encode",
     "plan_and_score",
     "plan_windows",
     "row_of",
@@ -160,18 +160,19 @@ def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[Plan
             f"use exact or lm-eval"
         )
     for piece in protocol.pieces(document.text):
-        encoding = encoded(model, document, document.context + document.text[piece.start : piece.stop])
+        text = document.context + document.text[piece.start : piece.stop]
+        encoding = encode(model, text, f"document {document.id!r}")
         given = protocol.context_tokens(model, document.context, encoding) if document.context else 0
         tokens = Tokens(encoding.ids, given, bool(document.context), model.prefix_id, model.adds_bos)
         windows = list(protocol.windows(tokens, piece.split))
         yield Plan(document, piece, encoding, given, windows)
 
 
-def encoded(model: Model, document: Document, text: str) -> Encoding:
-    """``text`` of ``document``, encoded.
+def encode(model: Model, text: str, where: str) -> Encoding:
+    """The tokens of ``text``, every one of them in the model's vocabulary; errors say that it is ``where``.
 
     Raises:
-        EvaluationError: an id outside the vocabulary, or spans that are not as many as ids.
+        EvaluationError: a token id outside the vocabulary, or not one byte span for each token.
     """
     encoding = model.encode(text)
     if encoding.byte_spans is not None and len(encoding.byte_spans) != len(encoding.ids):
@@ -181,7 +182,7 @@ def encoded(model: Model, document: Document, text: str) -> Encoding:
     if len(encoding.ids) and not 0 <= min(encoding.ids) <= max(encoding.ids) < model.vocab_size:
         wrong = next(i for i in encoding.ids if not 0 <= i < model.vocab_size)
         raise EvaluationError(
-            f"token id {wrong} in document {document.id!r} is outside the vocabulary of model {model.name}, "
+            f"token id {wrong} in {where} is outside the vocabulary of model {model.name}, "
             f"0 to {model.vocab_size - 1}: the tokenizer does not belong to these weights"
         )
     return encoding

@@ -10,8 +10,16 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from evalgpt.engine import Progress
@@ -35,17 +43,9 @@ class Bar:
 
     def __enter__(self) -> Self:
         if not self.quiet and sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[figure]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self.bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
-            self.bar.add_task(self.title, total=None, figure="")
+            console = Console(stderr=True)
+            self.bar = RichProgress(*_columns(console.width), console=console, transient=True)
+            self.bar.add_task(self.title, total=None, speed="", figure="")
             self.bar.start()
         return self
 
@@ -62,7 +62,9 @@ class Bar:
         figure = f"{self.unit} {value:,.4g}" if self.unit != "perplexity" else f"perplexity {value:,.2f}"
         if self.bar is not None:
             task = self.bar.task_ids[0]
-            self.bar.update(task, completed=progress.done, total=progress.total, figure=f"{speed} tokens/s, {figure}")
+            self.bar.update(
+                task, completed=progress.done, total=progress.total, speed=f"{speed} tokens/s", figure=figure
+            )
         elif not self.quiet and now - self.told >= EVERY_SECONDS and progress.done < progress.total:
             self.told = now
             share = 100 * progress.done / progress.total
@@ -70,7 +72,28 @@ class Bar:
             print(line, file=sys.stderr, flush=True)
 
 
+def _columns(width: int) -> list[ProgressColumn]:
+    """What there is room for, in ``width`` columns; the figure, and how much is done, always."""
+
+    def text(what: str, most: int | None = None) -> TextColumn:
+        # Cut without an ellipsis, which not every terminal has.
+        return TextColumn(what, markup=False, table_column=Column(no_wrap=True, overflow="crop", max_width=most))
+
+    left = [text("left"), TimeRemainingColumn()]
+    if width < 40:
+        return [TaskProgressColumn(), text("{task.fields[figure]}", width - 6)]
+    columns = [TaskProgressColumn(), text("{task.fields[speed]}"), text("{task.fields[figure]}"), *left]
+    if width < 80:
+        return [*columns[:1], *columns[1 if width >= 60 else 2 :]]
+    if width < 120:
+        return [text("{task.description}", width - 60), *columns]
+    return [text("{task.description}", width - 90), BarColumn(20), *columns[:-2], TimeElapsedColumn(), *left]
+
+
 def waiting(message: str, quiet: bool) -> AbstractContextManager[object]:
     """A spinner with ``message`` while a terminal waits; silent elsewhere."""
     console = Console(stderr=True)
-    return nullcontext() if quiet or not console.is_terminal else console.status(Text(visible(message)))
+    spinner = "dots" if console.encoding.startswith("utf") else "line"
+    if quiet or not console.is_terminal:
+        return nullcontext()
+    return console.status(Text(visible(message), no_wrap=True, overflow="crop"), spinner=spinner)

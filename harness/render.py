@@ -16,7 +16,7 @@ from evalgpt.metrics import Metrics, Uncertainty
 from evalgpt.report import Evaluation, Sample, describe_protocol
 from evalgpt.specs import visible
 
-__all__ = ["console_for", "print_evaluations", "print_rows", "say", "sentences"]
+__all__ = ["console_for", "in_words", "print_evaluations", "print_rows", "say", "sentences", "shown"]
 
 HEADERS = ("model", "task", "tokens", "loss", "±", "perplexity", "bits/byte", "±")
 
@@ -42,31 +42,45 @@ def console_for(*, err: bool = False) -> Console:
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
+def shown(console: Console, text: str) -> str:
+    """``text`` as the console can print it: what could steer it, and what its encoding lacks, is spelled out."""
+    text = visible(text)
+    try:
+        text.encode(console.encoding)
+    except UnicodeEncodeError:  # before a table is laid out, so that its columns stand straight
+        text = text.replace("±", "+/-").encode(console.encoding, "backslashreplace").decode(console.encoding)
+    return text
+
+
 def say(console: Console, text: str, indent: int = 0) -> None:
     """Print a sentence: wrapped between words on a terminal, on one line for a program."""
     if console.is_terminal:
-        console.print(Padding(Text(visible(text)), (0, 0, 0, indent)))
+        console.print(Padding(Text(shown(console, text)), (0, 0, 0, indent)))
     else:
-        console.print(" " * indent + visible(text), soft_wrap=True)
+        console.print(" " * indent + shown(console, text), soft_wrap=True)
 
 
-def print_rows(console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:
-    """Print a table whose first ``left`` columns are names and the others numbers.
+def print_rows(
+    console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int, names: int | None = None
+) -> None:
+    """Print a table whose first ``left`` columns are texts and the others numbers.
 
-    Where it does not fit, each row becomes lines of its own: no number is cut short and no name dropped.
+    Where it does not fit, each row becomes lines of its own, the first ``names`` columns (all texts by default) without
+    their headers: no number is cut short and no name dropped.
     """
+    names = left if names is None else names
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, name in enumerate(headers):
-        table.add_column(name, justify="left" if number < left else "right", no_wrap=True)
+        table.add_column(shown(console, name), justify="left" if number < left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(visible, row))
+        table.add_row(*(shown(console, cell) for cell in row))
     unbounded = console.options.update(max_width=10_000)
     if Measurement.get(console, unbounded, table).maximum <= console.width:
         console.print(table)
         return
     for row in rows:
-        say(console, ": ".join(cell.strip() for cell in row[:left] if cell.strip()))
-        named = zip(headers[left:], row[left:], strict=True)
+        say(console, ": ".join(cell.strip() for cell in row[:names] if cell.strip()))
+        named = zip(headers[names:], row[names:], strict=True)
         say(console, ", ".join(f"{name} {cell}" for name, cell in named if cell), indent=2)
 
 
@@ -96,7 +110,7 @@ def _perplexity(value: float) -> str:
 
 def sentences(evaluation: Evaluation) -> Iterator[str]:
     """What the numbers of ``evaluation`` say, in words."""
-    yield _in_words(evaluation.metrics.perplexity, evaluation.model.vocab_size)
+    yield in_words(evaluation.metrics.perplexity, evaluation.model.vocab_size)
     if evaluation.peer:
         numbers = ", ".join(f"{_label(key)} {_number(value, '.5f')}" for key, value in evaluation.peer.items())
         yield f"as {evaluation.protocol.source} counts it: {numbers}"
@@ -112,7 +126,7 @@ def sentences(evaluation: Evaluation) -> Iterator[str]:
         yield f"! {verdict.message}"
 
 
-def _in_words(perplexity: float | None, vocabulary: int) -> str:
+def in_words(perplexity: float | None, vocabulary: int) -> str:
     if perplexity is None or perplexity > 1e15:
         return f"less certain than a guess among all {vocabulary:,} tokens could ever be"
     among = f"{perplexity:,.0f}" if perplexity >= 100 else f"{perplexity:.3g}"

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from evalgpt.core import EvalgptError, UsageError
+from evalgpt.files import STDOUT
 from evalgpt.plugins import Plugins, load_plugins
 from evalgpt.specs import visible
 
-__all__ = ["Cli", "Share", "common", "running", "state_of"]
+__all__ = ["Cli", "Share", "common", "learning", "models", "names_of", "output", "running", "state_of", "tasks"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 class Failure(click.ClickException):
@@ -103,6 +107,8 @@ def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
             raise
         if isinstance(error, EvalgptError):
             raise Failure(str(error), error.exit_code) from None
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise Failure("cannot write: no space left on the device", 1) from None
         # A bug, here or in a plugin, or a machine at its limits: still one line.
         raise Failure(f"{type(error).__name__}: {error} (unexpected; --debug shows where)", 1) from None
 
@@ -163,11 +169,85 @@ class BatchTokens(click.ParamType[int]):
         return int(value)
 
 
+def output(what: str) -> Callable[[F], F]:
+    """``-o FILE``, and ``--json`` as a short way to write ``-o -``."""
+
+    def asked(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        ctx.meta["evalgpt.json"] = value
+
+    def chosen(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
+        if ctx.meta.get("evalgpt.json"):
+            if value not in (None, *STDOUT):
+                raise click.UsageError("--json writes to standard output and -o to a file; give one of them", ctx)
+            return "-"
+        return value
+
+    def add(function: F) -> F:
+        function = click.option(
+            "--json", is_flag=True, expose_value=False, is_eager=True, callback=asked, help="The same as -o -."
+        )(function)
+        return click.option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            type=click.Path(),
+            callback=chosen,
+            help=f"Write {what} as JSON; - for standard output.",
+        )(function)
+
+    return add
+
+
+def learning(function: F) -> F:
+    """Options of the commands that look at one model."""
+    for option in reversed(
+        [
+            click.option(
+                "-m", "--model", metavar="SPEC", required=True, shell_complete=names_of("model"), help="The model."
+            ),
+            click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
+            click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]"),
+            click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def names_of(kind: str) -> Complete:
+    """Complete the name of a ``model``, ``task`` or ``protocol``; behind a colon there is nothing to offer."""
+
+    def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            entries = state_of(ctx).plugins.entries[kind]
+        except EvalgptError:  # of a plugin half typed
+            return []
+        return [
+            CompletionItem(name, help=entry.summary)
+            for name, entry in sorted(entries.items())
+            if name.startswith(incomplete)
+        ]
+
+    return complete
+
+
+models = partial(
+    click.option, "-m", "--model", "models", metavar="SPEC", multiple=True, shell_complete=names_of("model")
+)
+tasks = partial(click.option, "-t", "--task", "tasks", metavar="SPEC", multiple=True, shell_complete=names_of("task"))
+
+
 def running(function: F) -> F:
     """Options of the commands that run models."""
     for option in reversed(
         [
-            click.option("-p", "--protocol", metavar="SPEC", help="Which tokens are scored; see 'protocols'."),
+            click.option(
+                "-p",
+                "--protocol",
+                metavar="SPEC",
+                shell_complete=names_of("protocol"),
+                help="Which tokens are scored; see 'protocols'.",
+            ),
             click.option("--context", type=int, metavar="TOKENS", help="Tokens fed at once (the protocol's L)."),
             click.option("--stride", type=int, metavar="TOKENS", help="Tokens between windows (the protocol's S)."),
             click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),

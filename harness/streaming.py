@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evalgpt.batching import Scorer, draw
 from evalgpt.core import Document, Encoding, EvaluationError, Model, UsageError, Window
-from evalgpt.engine import Progress, check_finite, check_tokens, encoded
+from evalgpt.engine import Progress, check_finite, check_tokens, encode
 from evalgpt.metrics import (
     Ledger,
     Metrics,
@@ -99,17 +99,17 @@ def score_stream(
 
 def encoded_parts(model: Model, document: Document) -> Iterator[tuple[str, Encoding]]:
     """The text of ``document`` in parts with their encodings; their ids are, one after another, those of the whole."""
-    rest = ""
+    rest, where = "", f"document {document.id!r}"
     whole = document.text
     slices = (whole[i : i + SLICE] for i in range(0, len(whole), SLICE))
     for text in document.parts() if document.parts is not None else slices:
         rest += text
         at = model.cut(rest)
         if at:
-            yield rest[:at], encoded(model, document, rest[:at])
+            yield rest[:at], encode(model, rest[:at], where)
             rest = rest[at:]
     if rest:
-        yield rest, encoded(model, document, rest)
+        yield rest, encode(model, rest, where)
 
 
 def _windows(

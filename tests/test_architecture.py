@@ -52,6 +52,13 @@ ALLOWED = {
         "verdicts",
     },
     "streaming": {"batching", "core", "engine", "metrics", "protocols", "words"},
+    "spelling": {"core"},
+    "explanation": {"api", "core", "engine", "plugins", "report", "spelling"},
+    "generation": {"api", "core", "engine", "plugins", "report", "spelling"},
+    "render_explain": {"explanation", "render", "specs"},
+    "run_explain": {"core", "explanation", "files", "options", "plugins", "render_explain", "report"},
+    "run_generate": {"files", "generation", "options", "plugins", "report", "specs"},
+    "cli_learn": {"core", "generation", "run_explain", "run_generate", "shell"},
     "contexts": {"metrics", "report"},
     "difference": {"compare", "contexts", "core", "report"},
     "verify": {"api", "batching", "conformance", "core", "engine", "protocols", "report", "sampling"},
@@ -96,12 +103,15 @@ ALLOWED = {
     "run_check": {"core", "files", "plugins", "progress", "render", "report", "specs", "testing"},
     "run_difference": {"core", "difference", "files", "render", "report"},
     "run_verify": {"core", "plugins", "progress", "protocols", "render", "report", "specs", "verify"},
-    "shell": {"core", "plugins", "specs"},
+    "shell": {"core", "files", "plugins", "specs"},
     "cli": {
         *(
             "cache",
+            "cli_learn",
             "compare",
             "difference",
+            "explanation",
+            "generation",
             "plugins",
             "render",
             "report",
@@ -116,7 +126,7 @@ ALLOWED = {
         )
     },
     "__main__": {"cli"},
-    "__init__": {"api", "core", "hooks", "plugins", "report"},
+    "__init__": {"api", "core", "explanation", "generation", "hooks", "plugins", "report"},
 }
 """What each module of the harness may import from the harness."""
 

@@ -130,6 +130,31 @@ def test_the_readmes_python_runs(capsys):
     assert scored == "6"
 
 
+def printed(text):
+    """The blocks of output in a page, or output itself, without the spaces at the ends of lines; how far two float32
+    ways are apart is left out, as it depends on the machine."""
+    text = "\n".join(line.rstrip() for line in text.splitlines())
+    return re.sub(r"more than \S+ from", "more than", text)
+
+
+def test_the_walk_in_the_docs_is_what_is_printed(capsys):
+    page, readme = printed((ROOT / "docs/explain.md").read_text(encoding="utf-8")), printed(README)
+    args = ["explain", "every effort moves you", "I really like chocolate", "-m", "scratch"]
+    out = printed(CliRunner().invoke(cli, args).stdout)
+    shown = [block for name, block in re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE) if not name]
+    *steps, last, likeliest, written = shown
+    assert len(steps) == 8
+    for block in (*steps[:7], last, likeliest):
+        assert block in out, block
+    (code,) = blocks(page, "python")
+    exec(compile(code, "explain.md", "exec"), {})
+    assert capsys.readouterr().out == steps[7]
+    assert re.search(r"```\n(3\. Target.*?)```", readme, re.DOTALL)[1] in out
+    assert (
+        CliRunner().invoke(cli, ["generate", "Every effort moves you", "-m", "scratch", "-n", "10"]).stdout == written
+    )
+
+
 def test_the_changelog_knows_the_version():
     from importlib.metadata import version
 

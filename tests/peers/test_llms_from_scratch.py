@@ -20,6 +20,19 @@ def test_its_model_and_loader_give_the_same_losses(found, model, quantity):
     parity.check(found, model, quantity)
 
 
+@pytest.mark.parametrize(
+    ("config", "prompt", "count"),
+    [
+        (with_llms_from_scratch.SMALL, "Every effort moves you", 100),  # past the end of the context
+        (with_llms_from_scratch.FULL, "Every effort moves you", 10),
+    ],
+)
+def test_its_loop_writes_the_same_tokens(config, prompt, count):
+    theirs, ours = with_llms_from_scratch.continued(config, prompt, count)
+    assert len(ours) == count + 4
+    assert ours == theirs
+
+
 @pytest.mark.slow_model
 def test_the_course_s_own_losses_on_the_verdict(verdict):
     rows = with_llms_from_scratch.on_the_verdict(verdict)

@@ -56,6 +56,21 @@ def theirs(config, text):
             return [calc_loss_loader(loader, model, torch.device("cpu")) for loader in (train, validation)], model
 
 
+@one_thread()
+def continued(config, prompt, count):
+    """Ids of ``prompt`` and what the package's ``generate_text_simple`` writes behind it, and evalgpt's."""
+    with running():
+        from llms_from_scratch.ch04 import GPTModel, generate_text_simple
+
+        torch.manual_seed(123)
+        model = GPTModel({"vocab_size": 50257, "drop_rate": 0.1, "qkv_bias": False, **config}).eval()
+        ids = torch.tensor([GPT2Tokenizer().encode(prompt).ids])
+        theirs = generate_text_simple(model, ids, count, config["context_length"])[0].tolist()
+    keys = ",".join(f"{key}={value}" for key, value in config.items())
+    found = evalgpt.generate(f"scratch:{keys},seed=123", prompt, tokens=count, device="cpu")
+    return theirs, [*found.fed_ids, *found.ids]
+
+
 def use_our_tables():
     """Let tiktoken find GPT-2's encoding where it keeps those it has loaded; it would download the same tables."""
     from tiktoken import registry
