@@ -58,7 +58,7 @@ def align(a: Evaluation, b: Evaluation, same: bool = False) -> Spans:
             _need_spans(x, a)
             _need_spans(y, b)
             edges = np.flatnonzero(cuts(x, length) & cuts(y, length))
-            ends = (np.asarray(x.byte_ends), np.asarray(y.byte_ends))
+            ends = (np.asarray(x.byte_ends, np.int64), np.asarray(y.byte_ends, np.int64))
             widths = np.diff(np.maximum(edges, row.context_bytes)).astype(np.float64)
         parts.append(_sum_over(edges, ends, (one, other), widths, (documents[row.group or row.id], number)))
     document = np.concatenate([p.document for p in parts])
@@ -119,7 +119,7 @@ def token_losses(kept: Tokenized) -> NDArray[np.float64]:
 def cuts(kept: Tokenized, length: int) -> NDArray[np.bool_]:
     """bool [length + 1]: the byte positions at which no token is cut in two."""
     inside = np.zeros(length + 2, dtype=np.int64)
-    starts, ends = np.asarray(kept.byte_starts), np.asarray(kept.byte_ends)
+    starts, ends = np.asarray(kept.byte_starts, np.int64), np.asarray(kept.byte_ends, np.int64)
     wide = ends > starts
     np.add.at(inside, starts[wide] + 1, 1)
     np.add.at(inside, ends[wide], -1)

@@ -15,8 +15,9 @@ from markupsafe import Markup
 from evalgpt.compare import pairs_of
 from evalgpt.core import UsageError
 from evalgpt.detail import RowDetail
+from evalgpt.page_compare import ComparisonView, comparison_view
 from evalgpt.page_text import shown
-from evalgpt.page_views import ComparisonView, EvaluationView, comparison_view, evaluation_view
+from evalgpt.page_views import EvaluationView, evaluation_view
 from evalgpt.report import Evaluation, Report
 
 __all__ = ["BEGINS", "build_page"]
@@ -99,14 +100,20 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = _plain
+    environment.filters["plain"] = _plain
+    environment.filters["shown"] = _apart
     environment.filters["command"] = shlex.join
     return environment
 
 
-def _plain(value: Any) -> Markup:
-    """Text from a report, escaped, without anything invisible, and set apart from the direction of what is around."""
-    return Markup("<bdi>{}</bdi>").format(" ".join(shown(str(value)).split("\n")))
+def _plain(value: Any) -> str:
+    """Text from a report on one line, without anything invisible."""
+    return " ".join(shown(str(value)).split("\n"))
+
+
+def _apart(value: Any) -> Markup:
+    """The same, escaped, and set apart from the direction of what is around."""
+    return Markup("<bdi>{}</bdi>").format(_plain(value))
 
 
 def _file(name: str) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
+import matplotlib
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from evalgpt.page_data import Bin, Calibration
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["along_chart", "calibration_chart", "context_chart", "distribution_chart"]
 
@@ -26,10 +26,11 @@ COLOURS = {
 }
 """Never seen: each stands for a class of the style sheet."""
 
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "evalgpt",
     "text.parse_math": False,
+    "text.color": COLOURS["ink"],
     "font.size": 11,
     "font.family": "sans-serif",
     "axes.edgecolor": COLOURS["muted"],
@@ -52,7 +53,7 @@ SETTINGS: dict[str, Any] = {
     "figure.constrained_layout.use": True,
 }
 
-NARROW, WIDE = (5.0, 3.1), (10.4, 3.1)
+NARROW, WIDE = (5.6, 3.4), (14.5, 3.9)
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _KEPT = ("text-anchor", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "font-size")
@@ -148,10 +149,10 @@ def _line(ax: Axes, x: Sequence[float], bins: Sequence[Bin], name: str) -> None:
 
 
 def _svg(draw: Any, size: tuple[float, float], title: str) -> Markup:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **SETTINGS}):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # not what this user's matplotlibrc says
+        for key, value in SETTINGS.items():
+            matplotlib.rcParams[key] = value
         figure = Figure(figsize=size)
         ax = figure.subplots()
         draw(ax)

@@ -150,21 +150,15 @@ def by_context(track: Track) -> list[Bin]:
     return found
 
 
-def along(track: Track, starts: Sequence[float] = ()) -> list[Bin]:
-    """Bits per byte (nats per token where no bytes are known) along the text: in equal numbers of tokens, or between
-    ``starts``."""
-    if starts:
-        edges = np.searchsorted(track.at, [*starts], side="left").tolist()
-        pieces = list(zip(edges, [*edges[1:], len(track.at)], strict=True))
-    else:
-        count = max(1, min(BINS, len(track.at) // ENOUGH))
-        cut = np.linspace(0, len(track.at), count + 1).astype(int).tolist()
-        pieces = list(itertools.pairwise(cut))
+def along(track: Track) -> list[Bin]:
+    """Bits per byte (nats per token where no bytes are known) along the text, in equal numbers of tokens."""
+    count = max(1, min(BINS, len(track.at) // ENOUGH))
+    cut = np.linspace(0, len(track.at), count + 1).astype(int).tolist()
     end = float(track.at[-1] + (track.size[-1] if track.places else 1))
     found = []
-    for first, last in pieces:
+    for first, last in itertools.pairwise(cut):
         weight = track.size[first:last] if track.places else np.ones(last - first)
-        if last > first and weight.sum() > 0:
+        if weight.sum() > 0:
             scale = math.log(2) if track.places else 1.0
             mean = _mean(track.loss[first:last] / scale, weight, track.document[first:last])
             stop = float(track.at[last]) if last < len(track.at) else end

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from evalgpt.alignment import Spans, align, token_losses, tokenized
+from evalgpt.alignment import Spans, token_losses, tokenized
 from evalgpt.detail import RowDetail
 from evalgpt.page_data import Track, passages
 from evalgpt.page_text import Cells, cells_of, chunks, shown
@@ -102,16 +102,11 @@ def token_map(evaluation: Evaluation, track: Track, details: Mapping[int, RowDet
     return found
 
 
-def difference_map(a: Evaluation, b: Evaluation, name: str) -> Map:
-    """The map of two: where which is better, in nats of the same stretches of text.
-
-    Raises:
-        UsageError: as :func:`evalgpt.alignment.align`.
-    """
-    spans = align(a, b)
+def difference_map(a: Evaluation, b: Evaluation, spans: Spans, name: str) -> Map:
+    """The map of two, from their aligned ``spans``: where which is better, in nats of the same stretches of text."""
     found = Map()
     values: dict[str, list[Any]] = {"a": [], "b": []}
-    rows, gaps, known_cells, first = [], [], [], 0
+    rows, gaps, first = [], [], 0
     for r, (row, x, y) in enumerate(zip(a.rows, tokenized(a), tokenized(b), strict=True)):
         cells = cells_of(row, x, y)
         if cells is None:
@@ -120,7 +115,6 @@ def difference_map(a: Evaluation, b: Evaluation, name: str) -> Map:
         one, other = _sides(spans, r, cells, row.context_bytes)
         rows.append((row, cells, first))
         gaps.append(other - one)
-        known_cells.append(np.isfinite(gaps[-1]))
         values["a"] += _rounded(one)
         values["b"] += _rounded(other)
         first += len(cells.text)
@@ -203,7 +197,8 @@ def _passage(
     peak = int(inside[np.argmax(np.nan_to_num(weight[inside], nan=-np.inf))])
     first, last = int(inside[0]), int(inside[-1])
     parts = ["".join(cells.text[a:b]) for a, b in ((first, peak), (peak, peak + 1), (peak + 1, last + 1))]
-    return Passage(*(" ".join(shown(p).split("\n")) for p in parts), *told)
+    before, top, after = (" ".join(shown(part).split("\n")) for part in parts)
+    return Passage(before, top, after, *told)
 
 
 def _rounded(values: NDArray[Any]) -> list[Any]:

@@ -84,22 +84,26 @@ def cells_of(row: RowInfo, *sides: Tokenized) -> Cells | None:
 
 
 def _characters(text: str) -> NDArray[np.bool_]:
-    """bool [bytes + 1]: where a character as readers see it begins or ends. Marks, variation selectors and what a
-    joiner joins belong to the character before; so does the second half of a flag, and the line feed of CR LF."""
+    """bool [bytes + 1]: where a character as readers see it begins or ends (the clusters of Unicode's annex 29 that
+    texts have: marks, variation selectors, emoji put together by joiners, flags, CR LF)."""
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.int64)
-    widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
-    joined = np.zeros(len(points), dtype=bool)
-    for point in np.unique(points).tolist():
-        if point in _JOINED or unicodedata.category(chr(point)) in ("Mn", "Me", "Mc"):
-            joined |= points == point
-    joined[1:] |= points[:-1] == _JOINER
-    joined[1:] |= (points[:-1] == 0x0D) & (points[1:] == 0x0A)
     flag = (points >= _FLAGS[0]) & (points <= _FLAGS[1])
-    begins = np.flatnonzero(flag & ~np.concatenate([[False], flag[:-1]]))
+    distinct, which = np.unique(points, return_inverse=True)
+    kinds = [unicodedata.category(chr(point)) for point in distinct.tolist()]
+    marks = [
+        point in _JOINED or kind in ("Mn", "Me", "Mc") for point, kind in zip(distinct.tolist(), kinds, strict=True)
+    ]
+    joined = np.array(marks, dtype=bool)[which]
+    picture = np.array([kind == "So" for kind in kinds], dtype=bool)[which] & ~flag
+    joined[1:] &= points[:-1] >= 0x20
     where = np.arange(len(points))
-    run = begins[np.maximum(np.searchsorted(begins, where, side="right") - 1, 0)] if len(begins) else where
-    joined |= flag & ((where - run) % 2 == 1)
+    base = np.maximum.accumulate(np.where(joined, 0, where))
+    joined[1:] |= (points[:-1] == _JOINER) & picture[1:] & picture[base[:-1]]
+    joined[1:] |= (points[:-1] == 0x0D) & (points[1:] == 0x0A)
+    first = np.maximum.accumulate(np.where(flag & ~np.concatenate([[False], flag[:-1]]), where, 0))
+    joined |= flag & ((where - first) % 2 == 1)
     joined[:1] = False
+    widths = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
     whole = np.zeros(int(widths.sum()) + 1, dtype=bool)
     whole[(np.cumsum(widths) - widths)[~joined]] = True
     whole[-1] = True

@@ -1,26 +1,23 @@
-"""What the page says of each evaluation and each comparison: cards, sentences, charts with their tables, lists."""
+"""What the page says of each evaluation: cards, sentences, charts with their tables, lists."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from markupsafe import Markup
 
 from evalgpt.alignment import tokenized
-from evalgpt.compare import Comparison, compare
 from evalgpt.detail import RowDetail
 from evalgpt.page_charts import along_chart, calibration_chart, context_chart, distribution_chart
 from evalgpt.page_data import Bin, Track, along, by_context, calibrate, distribution, track_of
-from evalgpt.page_map import Map, difference_map, token_map
+from evalgpt.page_map import Map, token_map
 from evalgpt.page_text import chapters_of, shown
 from evalgpt.render import sentences
-from evalgpt.render_compare import sentences_of
 from evalgpt.report import Evaluation, describe_protocol
 
-__all__ = ["Card", "Chart", "ComparisonView", "EvaluationView", "comparison_view", "evaluation_view"]
+__all__ = ["Card", "Chart", "EvaluationView", "Rows", "evaluation_view", "interval_of", "span_of"]
 
 Rows = list[tuple[str, ...]]
 
@@ -65,21 +62,6 @@ class EvaluationView:
     map: Map | None = None
     charts: list[Chart] = field(default_factory=list)
     chapters: Rows = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class ComparisonView:
-    """Everything the page shows of ``b``, the candidate, against ``a``."""
-
-    anchor: str
-    a: str
-    b: str
-    comparison: Comparison
-    cards: list[Card]
-    sentences: list[str]
-    charts: list[Chart]
-    map: Map | None = None
     missing: list[str] = field(default_factory=list)
 
 
@@ -229,7 +211,7 @@ def _charts(evaluation: Evaluation, track: Track, starts: Sequence[float]) -> li
             f"Mean over {_each(text)} with its 95 % band{numbered}.",
             along_chart([text], track.places, starts, "Loss along the text; the table below has the numbers"),
             ("from", "to", "tokens", unit, "95 % interval"),
-            [(f"{b.begin:,.0f}", f"{b.end:,.0f}", f"{b.count:,}", f"{b.value:.4f}", _interval(b)) for b in text],
+            [(f"{b.begin:,.0f}", f"{b.end:,.0f}", f"{b.count:,}", f"{b.value:.4f}", interval_of(b)) for b in text],
             wide=True,
         ),
         Chart(
@@ -237,7 +219,7 @@ def _charts(evaluation: Evaluation, track: Track, starts: Sequence[float]) -> li
             "Mean over the tokens that were predicted from as many tokens, with its 95 % band.",
             context_chart([contexts], "Loss by position in the context; the table below has the numbers"),
             ("tokens before it", "scores", "nats per token", "95 % interval"),
-            [(_span(b), f"{b.count:,}", f"{b.value:.4f}", _interval(b)) for b in contexts],
+            [(span_of(b), f"{b.count:,}", f"{b.value:.4f}", interval_of(b)) for b in contexts],
         ),
         Chart(
             "How losses are distributed",
@@ -260,11 +242,13 @@ def _median(track: Track) -> float:
     return float(ordered[len(ordered) // 2])
 
 
-def _span(found: Bin) -> str:
+def span_of(found: Bin) -> str:
+    """The range of a bin of whole numbers."""
     return f"{found.begin:,.0f}" if found.begin == found.end else f"{found.begin:,.0f} to {found.end:,.0f}"
 
 
-def _interval(found: Bin) -> str:
+def interval_of(found: Bin) -> str:
+    """The interval of a bin, nothing where it has none."""
     return "" if found.low is None or found.high is None else f"{found.low:.4f} to {found.high:.4f}"
 
 
@@ -289,77 +273,3 @@ def _calibration(details: Mapping[int, RowDetail]) -> Chart | None:
             for b, p in zip(found.bins, found.predicted, strict=True)
         ],
     )
-
-
-def comparison_view(a: Evaluation, b: Evaluation, tracks: Sequence[Track | None], anchor: str) -> ComparisonView:
-    """The view of ``b`` against ``a``.
-
-    Raises:
-        UsageError: they cannot be compared; the message says why.
-    """
-    found = compare(a, b)
-    view = ComparisonView(anchor, a.model.spec, b.model.spec, found, _gap_cards(found), [], [])
-    view.sentences = [sentence.strip() for sentence in sentences_of(found)]
-    x, y = tracks
-    if x is not None and y is not None and x.places and y.places:
-        view.charts = _two_charts(x, y, (view.a, view.b))
-        view.map = difference_map(a, b, anchor)
-    if view.map is None or not view.map.words:
-        view.map = None
-        view.missing.append("The map of the differences needs the text, and tokenizers that tell where tokens lie.")
-    return view
-
-
-def _gap_cards(found: Comparison) -> list[Card]:
-    gap, loss = found.bits_per_byte_difference, found.loss_difference
-    cards = [Card("difference", f"{gap.value:+.4f}", "bits per byte", _bounds(gap))]
-    if loss is not None:
-        cards.append(Card("difference", f"{loss.value:+.4f}", "nats per token", _bounds(loss)))
-    if gap.p_value is not None:
-        cards.append(Card("p", "< 0.0001" if gap.p_value < 1e-4 else f"{gap.p_value:.4f}", "", "two-sided"))
-    cards.append(Card("candidate better", f"{found.candidate_better:.1%}", "of the bytes"))
-    cards.append(Card("baseline better", f"{found.baseline_better:.1%}", "of the bytes"))
-    return cards
-
-
-def _bounds(found: Any) -> str:
-    if found.low is None or found.high is None:
-        return "too short for an interval"
-    return f"{found.level:.0%}: {found.low:+.4f} to {found.high:+.4f}"
-
-
-def _two_charts(x: Track, y: Track, names: tuple[str, str]) -> list[Chart]:
-    """Both along the text, over the same stretches of it."""
-    first = along(x)
-    starts = [b.begin for b in first]
-    one, other = along(x, starts), along(y, starts)
-    ends = {b.begin: b for b in other}
-    rows = []
-    for b in one:
-        near = min(ends, key=lambda at: abs(at - b.begin))
-        rows.append((f"{b.begin:,.0f}", f"{b.end:,.0f}", f"{b.value:.4f}", f"{ends[near].value:.4f}",
-                     f"{ends[near].value - b.value:+.4f}"))  # fmt: skip
-    contexts = [by_context(x), by_context(y)]
-    return [
-        Chart(
-            "Both along the text",
-            "Mean over the same stretches, with 95 % bands.",
-            along_chart([one, other], True, (), "Both models along the text; the table below has the numbers"),
-            ("from byte", "to", "baseline", "candidate", "difference"),
-            rows,
-            wide=True,
-            keys=names,
-        ),
-        Chart(
-            "Both by position in the context",
-            "Mean over the tokens that were predicted from as many tokens, with 95 % bands.",
-            context_chart(contexts, "Both models by position in the context; the table below has the numbers"),
-            ("model", "tokens before it", "scores", "nats per token", "95 % interval"),
-            [
-                (name, _span(b), f"{b.count:,}", f"{b.value:.4f}", _interval(b))
-                for name, bins in zip(("baseline", "candidate"), contexts, strict=True)
-                for b in bins
-            ],
-            keys=names,
-        ),
-    ]

@@ -99,10 +99,13 @@ ALLOWED = {
     "page_charts": {"page_data"},
     "page_map": {"alignment", "detail", "page_data", "page_text", "report"},
     "page_views": {
-        *("alignment", "compare", "detail", "page_charts", "page_data", "page_map", "page_text"),
-        *("render", "render_compare", "report"),
+        *("alignment", "detail", "page_charts", "page_data", "page_map", "page_text", "render", "report"),
     },
-    "page": {"compare", "core", "detail", "page_text", "page_views", "report"},
+    "page_compare": {
+        *("alignment", "compare", "page_charts", "page_data", "page_map", "page_views"),
+        *("render_compare", "report", "statistics"),
+    },
+    "page": {"compare", "core", "detail", "page_compare", "page_text", "page_views", "report"},
     "run_html": {"core", "files", "page", "report", "specs"},
     "shell": {"core", "plugins", "specs"},
     "cli": {

@@ -27,7 +27,7 @@ for (const map of document.querySelectorAll(".map")) {
     return element;
   };
   const list = (pairs) => {
-    const dl = make("dl");
+    const dl = make("dl", undefined, pairs.length > 4 ? "many" : "");
     for (const [name, value] of pairs) dl.append(make("dt", name), make("dd", value));
     return dl;
   };
@@ -141,7 +141,7 @@ for (const map of document.querySelectorAll(".map")) {
   };
   const marked = (index, step) => {
     for (let k = index + step; k >= 0 && k < total; k += step)
-      if (/\b(u|[ab][34])\b/.test(at(k).className)) return k;
+      if (/\b(u|[ab]4)\b/.test(at(k).className)) return k;
     return index;
   };
   const moves = {
