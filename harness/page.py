@@ -27,12 +27,12 @@ BEGINS = b"<!doctype html>\n<!-- a page of evalgpt -->\n"
 
 
 def build_page(
-    reports: Sequence[Report], details: Mapping[tuple[int, int], RowDetail] | None = None, title: str | None = None
+    reports: Sequence[Report], details: Sequence[Mapping[tuple[int, int], RowDetail]] = (), title: str | None = None
 ) -> bytes:
     """The page of ``reports``, UTF-8. The same reports give the same bytes.
 
-    ``details`` are by (number of the evaluation, counted over all reports, number of its row). Evaluations of the same
-    text under the same protocol are compared with the first.
+    ``details`` has, for each report, what is known of single tokens, by (number of the evaluation, number of the row).
+    Evaluations of the same text under the same protocol are compared with the first.
 
     Raises:
         UsageError: there is nothing to show, or a report does not fit together.
@@ -40,10 +40,11 @@ def build_page(
     evaluations = [evaluation for report in reports for evaluation in report.evaluations]
     if not evaluations:
         raise UsageError("there is no evaluation in the report, so there is nothing to show")
-    views = [
-        evaluation_view(e, {r: d for (n, r), d in (details or {}).items() if n == number}, f"e{number + 1}")
-        for number, e in enumerate(evaluations)
-    ]
+    views: list[EvaluationView] = []
+    for report, found in zip(reports, details or [{}] * len(reports), strict=True):
+        for number, evaluation in enumerate(report.evaluations):
+            rows = {r: detail for (e, r), detail in found.items() if e == number}
+            views.append(evaluation_view(evaluation, rows, f"e{len(views) + 1}"))
     comparisons, left_out = _comparisons(evaluations, views)
     style, script = _file("page.css"), _file("page.js")
     page = (
