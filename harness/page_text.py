@@ -114,12 +114,11 @@ def shown(text: str) -> str:
     """``text`` with everything that is invisible, or could steer what stands around it, as a visible symbol."""
     if text.isascii() and text.isprintable():
         return text
-    alone = len(text) == 1
-    return "".join(_shown(c, alone) for c in text)
+    return "".join(_shown(c, before) for before, c in zip(" " + text, text, strict=False))
 
 
 @lru_cache(maxsize=4096)
-def _shown(character: str, alone: bool) -> str:
+def _shown(character: str, before: str) -> str:
     if character in _SPACES:
         return _SPACES[character]
     point = ord(character)
@@ -127,12 +126,12 @@ def _shown(character: str, alone: bool) -> str:
         return chr(0x2400 + point)
     if point == 0x7F:
         return "␡"
-    if point in _JOINED and not alone:
-        return character
     category = unicodedata.category(character)
-    if category in ("Cc", "Cf", "Zl", "Zp", "Cs", "Cn") or (alone and point in _JOINED):
+    if point in _JOINED and (not before.isascii() or (category == "Mn" and before.isalnum())):
+        return character
+    if point in _JOINED or category in ("Cc", "Cf", "Zl", "Zp", "Cs", "Cn"):
         return f"⟨U+{point:04X}⟩"
-    return f"◌{character}" if alone and category.startswith("M") else character
+    return f"◌{character}" if category.startswith("M") and before.isspace() else character
 
 
 def chunks(texts: list[str], classes: list[str], ids: dict[int, str]) -> list[tuple[int, int, Markup]]:

@@ -72,10 +72,10 @@ for (const map of document.querySelectorAll(".map")) {
       if (data.bytes[token] !== undefined) pairs.push(["bytes", data.bytes[token] || "none"]);
       if (nll === null) pairs.push(["loss", "not scored"]);
       else {
-        pairs.push(["loss", nll.toFixed(4) + " nats"], ["", bits(nll) + " bits"], ["probability", percent(Math.exp(-nll))]);
+        pairs.push(["loss", nll.toFixed(4) + " nats"], ["surprisal", bits(nll) + " bits"], ["probability", percent(Math.exp(-nll))]);
         if (data.times[token]) pairs.push(["scored", data.times[token] + " times, the mean"]);
         if (data.rank && data.rank[token] !== null)
-          pairs.push(["rank", data.rank[token] + 1 + (data.rank[token] ? "" : ", the first choice")],
+          pairs.push(["rank", String(data.rank[token] + 1)],
             ["entropy", data.entropy[token].toFixed(4) + " nats"]);
         pairs.push(["predicted from", data.fed[token] + (data.fed[token] === 1 ? " token" : " tokens")]);
       }
