@@ -69,10 +69,11 @@ def script_json(value: Any) -> Markup:
     return Markup(text)  # noqa: S704 - no markup is left
 
 
-def label_of(row: RowInfo, rows: Sequence[RowInfo]) -> str:
-    """What stands above a row's text: nothing where there is one."""
-    parts = [row.id if len({r.id for r in rows}) > 1 else "", row.group, row.label, row.split]
-    return shown(" · ".join(part for part in parts if part))
+def _labels(rows: Sequence[RowInfo]) -> list[str]:
+    """What stands above each row's text: nothing where there is one."""
+    several = len({row.id for row in rows}) > 1
+    parts = [(row.id if several else "", row.group, row.label, row.split) for row in rows]
+    return [shown(" · ".join(part for part in names if part)) for names in parts]
 
 
 def token_map(evaluation: Evaluation, track: Track, details: Mapping[int, RowDetail], name: str) -> Map:
@@ -87,17 +88,17 @@ def token_map(evaluation: Evaluation, track: Track, details: Mapping[int, RowDet
     spans = passages(track.loss, track.row)
     where = [_token_cells(c) for c in cells]
     ids: dict[int, dict[int, str]] = {}
+    labels = _labels(evaluation.rows)
     for number, (begin, end) in enumerate(spans, start=1):
         r = int(track.row[begin])
         inside = np.unique(where[r][track.token[begin:end]])
         anchor = ids.setdefault(r, {}).setdefault(int(inside[0]), f"{name}-p{number}")
-        label = label_of(evaluation.rows[r], evaluation.rows)
         value = float(track.loss[begin:end].mean())
-        found.passages.append(_passage(cells[r], inside, losses[r], (value, anchor, label, int(track.at[begin]))))
-    for r, row in enumerate(evaluation.rows):
+        found.passages.append(_passage(cells[r], inside, losses[r], (value, anchor, labels[r], int(track.at[begin]))))
+    for r in range(len(evaluation.rows)):
         classes = _heat(losses[r], limit)
         parts = [(f + int(first[r]), size, html) for f, size, html in chunks(cells[r].text, classes, ids.get(r, {}))]
-        found.rows.append(RowMap(label_of(row, evaluation.rows), parts))
+        found.rows.append(RowMap(labels[r], parts))
     found.values = script_json(_token_values(kept, cells, details))
     return found
 
@@ -121,6 +122,7 @@ def difference_map(a: Evaluation, b: Evaluation, spans: Spans, name: str) -> Map
     gap = np.nan_to_num(np.concatenate(gaps))
     group = np.repeat(np.arange(len(rows)), [len(c.text) for _, c, _ in rows])
     ids: dict[int, dict[int, str]] = {}
+    labels = _labels(a.rows)
     for sign, target in ((-1, found.passages), (1, found.others)):
         for number, (begin, end) in enumerate(passages(sign * gap, group, 4), start=1):
             value = float(gap[begin:end].sum())
@@ -132,10 +134,10 @@ def difference_map(a: Evaluation, b: Evaluation, spans: Spans, name: str) -> Map
             anchor = ids.setdefault(int(group[begin]), {}).setdefault(int(inside[0]), f"{name}-{letter}{number}")
             own = sign * gap[start : start + len(cells.text)]
             at = max(int(cells.edges[inside[0]]) - row.context_bytes, 0) + sum(q.bytes for q, _, s in rows if s < start)
-            target.append(_passage(cells, inside, own, (value, anchor, label_of(row, a.rows), at)))
-    for r, (row, cells, start) in enumerate(rows):
+            target.append(_passage(cells, inside, own, (value, anchor, labels[int(group[begin])], at)))
+    for r, (_, cells, start) in enumerate(rows):
         parts = chunks(cells.text, _signs(gaps[r]), ids.get(r, {}))
-        found.rows.append(RowMap(label_of(row, a.rows), [(f + start, size, html) for f, size, html in parts]))
+        found.rows.append(RowMap(labels[r], [(f + start, size, html) for f, size, html in parts]))
     found.values = script_json(values)
     return found
 

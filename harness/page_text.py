@@ -29,7 +29,8 @@ _FLAGS = (0x1F1E6, 0x1F1FF)
 _SPACES = {"\n": "↵\n", "\t": "⇥\t", "\r": "␍", "\u00a0": "\u00a0"}
 
 _HEADING = re.compile(
-    r"[ \t]*(?:#{1,3}[ \t]+(?P<marked>\S.*)|(?P<chapter>(?:chapter|part|book)[ \t]+[\w.: -]{1,60})"
+    r"[ \t]*(?:#{1,3}[ \t]+(?P<marked>\S.*)|(?P<chapter>(?:chapter|part|book)[ \t]+(?:\d{1,3}|[ivxlc]{1,8}"
+    r"|(?:the[ \t]+)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|first|second|third|last))\b.{0,60})"
     r"|(?P<roman>[IVXLC]{1,8}\.?(?:(?<=\.)[ \t]+\S.{0,60})?))[ \t]*\r?",
     re.IGNORECASE,
 )

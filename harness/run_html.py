@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from evalgpt.core import UsageError
-from evalgpt.files import STDOUT, check_writable, write_bytes
+from evalgpt.files import STDOUT, check_writable, is_stream, write_bytes
 from evalgpt.report import read_report
 from evalgpt.specs import printable, visible
 
@@ -45,5 +45,5 @@ def write_page(paths: Sequence[str], output: str | None, title: str | None) -> N
 
 
 def _beside(path: str) -> str:
-    """``report.json`` gives ``report.html``; standard input gives ``report.html`` in this folder."""
-    return "report.html" if path == "-" else str(Path(path).with_suffix(".html"))
+    """``report.json`` gives ``report.html``; so does a stream, in this folder."""
+    return "report.html" if is_stream(path) else str(Path(path).with_suffix(".html"))

@@ -235,7 +235,7 @@ def test_passages_are_the_greatest_that_do_not_overlap(values, borders):
 
 def test_headings_of_each_kind_are_found():
     text = (
-        "CHAPTER I\n\nI saw. chapter two was long\n\nChapter II. The Sea\n\nIV\n\nV. A Title\n\nI\nwas here\n\n"
+        "CHAPTER I\n\nI saw. chapter two was long\n\nPart of it\n\nChapter II. The Sea\n\nIV\n\nV. A Title\n\nI\nwas here\n\n"
         "vi\n\n# Marked\n\n## Less $x$\nIt. was not\n\nprologue\n\n#hashtag\n"
     )
     row = row_of(text, range(len(text)), context="# Given\n\n")
