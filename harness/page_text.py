@@ -30,7 +30,8 @@ _SPACES = {"\n": "↵\n", "\t": "⇥\t", "\r": "␍", "\u00a0": "\u00a0"}
 
 _HEADING = re.compile(
     r"[ \t]*(?:#{1,3}[ \t]+(?P<marked>\S.*)|(?P<chapter>(?:chapter|part|book)[ \t]+(?:\d{1,3}|[ivxlc]{1,8}"
-    r"|(?:the[ \t]+)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|first|second|third|last))\b.{0,60})"
+    r"|(?:the[ \t]+)?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|first|second|third|last))"
+    r"\b.{0,60})"
     r"|(?P<roman>[IVXLC]{1,8}\.?(?:(?<=\.)[ \t]+\S.{0,60})?))[ \t]*\r?",
     re.IGNORECASE,
 )

@@ -17,6 +17,7 @@ import regex
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from models import BytesModel, uniform_loss
 from pages import HOSTILE, Every, details, report
 
 import evalgpt
@@ -235,8 +236,8 @@ def test_passages_are_the_greatest_that_do_not_overlap(values, borders):
 
 def test_headings_of_each_kind_are_found():
     text = (
-        "CHAPTER I\n\nI saw. chapter two was long\n\nPart of it\n\nChapter II. The Sea\n\nIV\n\nV. A Title\n\nI\nwas here\n\n"
-        "vi\n\n# Marked\n\n## Less $x$\nIt. was not\n\nprologue\n\n#hashtag\n"
+        "CHAPTER I\n\nI saw. chapter two was long\n\nPart of it\n\nChapter II. The Sea\n\nIV\n\n"
+        "V. A Title\n\nI\nwas here\n\nvi\n\n# Marked\n\n## Less $x$\nIt. was not\n\nprologue\n\n#hashtag\n"
     )
     row = row_of(text, range(len(text)), context="# Given\n\n")
     found = chapters_of(row, row.tokenized)
@@ -339,6 +340,24 @@ def test_two_words_and_many_documents_have_pages():
     page = page_of(report(Every(2), Every(3), texts=[f"text {n} 🙂" for n in range(30)], context="given "))
     assert page.count("<h4>") == 3 * 30
     assert "text-29" in page
+
+
+EDGES = {
+    "one token": lambda: report(Every(2), texts=("a",), context="x "),
+    "a text of nothing among others": lambda: report(Every(3), Every(2, 1), texts=("some text of it", "", "more text")),
+    "one character": lambda: report(Every(1, prefix_id=None), Every(1, 1, prefix_id=None), texts=("🙂",)),
+    "no line break": lambda: report(Every(2), texts=("x" * 9000,)),
+    "equal losses": lambda: report(
+        BytesModel(uniform_loss, context_length=64), texts=("nothing stands out here " * 9,)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_the_page_of_an_odd_text_is_whole(name):
+    page = page_of(EDGES[name]())
+    assert page.endswith("</html>")
+    assert "nan" not in re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
 
 
 def test_what_cannot_be_compared_is_said():
