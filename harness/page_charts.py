@@ -53,6 +53,9 @@ SETTINGS: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
 }
 
+LINES = {1: "a", 2: "ba"}
+"""Colours of the lines of a chart: of two models the candidate has the colour that marks where it is better."""
+
 NARROW, WIDE = (5.6, 3.4), (14.5, 3.9)
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -60,12 +63,12 @@ _KEPT = ("text-anchor", "stroke-width", "stroke-dasharray", "stroke-linecap", "s
 
 
 def context_chart(series: Sequence[Sequence[Bin]], title: str) -> Markup:
-    """Mean loss by the number of tokens fed, on a doubling scale; one line for each series, with its 95 % band."""
+    """Mean loss by the number of tokens fed, on a doubling scale; a line with its 95 % band for each series."""
 
     def draw(ax: Axes) -> None:
         ax.set_xscale("log", base=2)
         for number, bins in enumerate(series):
-            _line(ax, [(b.begin * b.end) ** 0.5 for b in bins], bins, "ab"[number])
+            _line(ax, [(b.begin * b.end) ** 0.5 for b in bins], bins, LINES[len(series)][number])
         longest = max(b.end for bins in series for b in bins)
         ticks = [2**k for k in range(0, int(longest).bit_length() + 1, 2 if longest > 64 else 1)]
         ax.set_xticks(ticks, [str(t) for t in ticks])
@@ -81,7 +84,7 @@ def along_chart(series: Sequence[Sequence[Bin]], places: bool, starts: Sequence[
 
     def draw(ax: Axes) -> None:
         for number, bins in enumerate(series):
-            _line(ax, [(b.begin + b.end) / 2 for b in bins], bins, "ab"[number])
+            _line(ax, [(b.begin + b.end) / 2 for b in bins], bins, LINES[len(series)][number])
         for number, at in enumerate(starts, start=1):
             ax.axvline(at, color=COLOURS["muted"], linewidth=1, dashes=(2, 3), clip_on=False)
             if len(starts) <= 40:
@@ -96,26 +99,21 @@ def along_chart(series: Sequence[Sequence[Bin]], places: bool, starts: Sequence[
     return _svg(draw, WIDE, title)
 
 
-def distribution_chart(bins: Sequence[Bin], mean: float, title: str) -> Markup:
-    """How many of the tokens have which loss, and where the mean is."""
+def distribution_chart(bins: Sequence[Bin], mean: float, title: str, labels: tuple[str, str]) -> Markup:
+    """How many of the values lie where, and where their mean is; below zero in the colour of the candidate."""
 
     def draw(ax: Axes) -> None:
-        width = bins[0].end - bins[0].begin
-        ax.bar(
-            [b.begin for b in bins],
-            [100 * b.value for b in bins],
-            0.86 * width,
-            align="edge",
-            color=COLOURS["a"],
-            linewidth=0,
-            clip_on=False,
-        )
+        signed = bins[0].begin < 0
+        for bin_ in bins:
+            colour = COLOURS["b" if signed and bin_.begin >= 0 else "a"]
+            width = 0.86 * (bin_.end - bin_.begin)
+            ax.bar([bin_.begin], [100 * bin_.value], width, align="edge", color=colour, linewidth=0, clip_on=False)
         ax.axvline(mean, color=COLOURS["ink"], linewidth=1.5, dashes=(4, 3), clip_on=False)
-        ax.annotate(f"mean {mean:.2f}", (mean, 1), (5, -4), xycoords=("data", "axes fraction"),
+        ax.annotate(f"mean {mean:.2f}".replace("-", "−"), (mean, 1), (5, -4), xycoords=("data", "axes fraction"),
                     textcoords="offset points", va="top")  # fmt: skip
-        ax.set_xlim(0, bins[-1].end)
-        ax.set_xlabel("loss, nats")
-        ax.set_ylabel("% of tokens")
+        ax.set_xlim(bins[0].begin, bins[-1].end)
+        ax.set_xlabel(labels[0])
+        ax.set_ylabel(labels[1])
 
     return _svg(draw, NARROW, title)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from evalgpt.alignment import Spans, align
 from evalgpt.compare import Comparison, compare
-from evalgpt.page_charts import along_chart, context_chart
-from evalgpt.page_data import Track, along, by_context
+from evalgpt.page_charts import along_chart, context_chart, distribution_chart
+from evalgpt.page_data import Track, along, by_context, distribution
 from evalgpt.page_map import Map, difference_map
 from evalgpt.page_views import Card, Chart, Rows, interval_of, span_of
 from evalgpt.render_compare import sentences_of
@@ -110,6 +110,8 @@ def _two_charts(sides: Sequence[Track], aligned: Sequence[Track], names: tuple[s
         for a, b, c in zip(one, other, gap, strict=True)
     ]
     contexts = [by_context(track) for track in sides]
+    gaps = aligned[2].loss
+    spread = distribution(gaps)
     return [
         Chart(
             "Both along the text",
@@ -131,5 +133,17 @@ def _two_charts(sides: Sequence[Track], aligned: Sequence[Track], names: tuple[s
                 for b in bins
             ],
             keys=names,
+        ),
+        Chart(
+            "How differences are distributed",
+            f"Over {len(gaps):,} stretches; below zero the candidate is better.",
+            distribution_chart(
+                spread,
+                float(gaps.mean()),
+                "Distribution of the differences; the table below has the numbers",
+                ("candidate minus baseline, nats", "% of stretches"),
+            ),
+            ("nats from", "to", "stretches", "share"),
+            [(f"{b.begin:g}", f"{b.end:g}", f"{b.count:,}", f"{b.value:.2%}") for b in spread],
         ),
     ]

@@ -166,16 +166,15 @@ def along(track: Track) -> list[Bin]:
     return found
 
 
-def distribution(track: Track) -> list[Bin]:
-    """How many tokens have which loss, in bins of equal width; ``value`` is their share."""
-    top = max(float(track.loss.max()), 1e-9)
-    step = next(s for s in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, math.inf) if top / s <= 40)
-    if math.isinf(step):
-        step = top / 40
-    edges = np.arange(0, math.floor(top / step) + 2) * step
-    counts, _ = np.histogram(np.maximum(track.loss, 0.0), edges)
+def distribution(values: NDArray[np.float64]) -> list[Bin]:
+    """How many of ``values`` (nats) lie where, in equal bins of which 0 is an edge; ``Bin.value`` is the share."""
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 1e-9)
+    step = next((s for s in (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0) if (high - low) / s <= 40), (high - low) / 40)
+    first, last = math.floor(low / step), math.floor(high / step) + 1
+    edges = np.arange(first, last + 1) * step
+    counts, _ = np.histogram(values, edges)
     return [
-        Bin(float(a), float(b), float(n) / len(track.loss), None, None, int(n))
+        Bin(float(a), float(b), float(n) / len(values), None, None, int(n))
         for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from markupsafe import Markup
 
 from evalgpt.alignment import tokenized
@@ -202,7 +203,7 @@ def _chapters(evaluation: Evaluation, track: Track) -> tuple[list[float], Rows]:
 
 
 def _charts(evaluation: Evaluation, track: Track, starts: Sequence[float]) -> list[Chart]:
-    contexts, losses, text = by_context(track), distribution(track), along(track)
+    contexts, losses, text = by_context(track), distribution(np.maximum(track.loss, 0.0)), along(track)
     unit = "bits per byte" if track.places else "nats per token"
     numbered = f"; numbered lines are its {len(starts)} headings" if starts else ""
     return [
@@ -225,7 +226,10 @@ def _charts(evaluation: Evaluation, track: Track, starts: Sequence[float]) -> li
             "How losses are distributed",
             f"Over {len(track.loss):,} tokens. Half of them cost less than {_median(track):.2f} nats.",
             distribution_chart(
-                losses, float(track.loss.mean()), "Distribution of losses; the table below has the numbers"
+                losses,
+                float(track.loss.mean()),
+                "Distribution of losses; the table below has the numbers",
+                ("loss, nats", "% of tokens"),
             ),
             ("nats from", "to", "tokens", "share"),
             [(f"{b.begin:g}", f"{b.end:g}", f"{b.count:,}", f"{b.value:.2%}") for b in losses],

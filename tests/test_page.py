@@ -197,10 +197,18 @@ def test_bins_are_means_of_all_there_is():
         assert bin_.value == pytest.approx(track.nll[inside].mean())
         assert bin_.count == inside.sum()
     assert contexts[-1].end == evaluation.ledger.context.largest
-    losses = distribution(track)
+    losses = distribution(track.loss)
     assert sum(b.count for b in losses) == len(track.loss)
     for bin_ in losses:
         assert bin_.count == ((track.loss >= bin_.begin) & (track.loss < bin_.end)).sum()
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50))
+def test_a_distribution_counts_every_value_once(values):
+    bins = distribution(np.array(values))
+    assert sum(b.count for b in bins) == len(values)
+    assert len(bins) <= 43
+    assert any(b.begin == 0 or b.end == 0 for b in bins)
 
 
 def test_calibration_is_that_of_a_plain_count():
