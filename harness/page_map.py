@@ -263,5 +263,7 @@ def _add_detail(found: dict[str, Any], strings: dict[str, int], detail: RowDetai
             continue
         found["rank"].append(int(detail.rank[place]))
         found["entropy"].append(round(float(detail.entropy[place]), 4))
-        texts = [strings.setdefault(text, len(strings)) for text in detail.top_text[place]]
-        found["top"].append([*texts, *_rounded(detail.top_logprobs[place])])
+        # A vocabulary smaller than k leaves the last places empty.
+        known = np.flatnonzero(np.isfinite(detail.top_logprobs[place])).tolist()
+        texts = [strings.setdefault(detail.top_text[place][k], len(strings)) for k in known]
+        found["top"].append([*texts, *_rounded(detail.top_logprobs[place][known])])

@@ -156,6 +156,9 @@ def test_details_stand_beside_their_tokens():
     assert values["rank"][0] is None
     assert values["strings"] == ["<b>one</b>", "⟨U+202E⟩two", " three", "↵\n"]
     assert len(values["top"][5]) == 8
+    found[0, 0].top_logprobs[:, 2:] = -np.inf
+    values = json.loads(token_map(evaluation, track_of(evaluation), {0: found[0, 0]}, "e1").values)
+    assert len(values["top"][5]) == 4
 
 
 @pytest.mark.parametrize("steps", [(1, 1), (2, 3), (5, 7)])
