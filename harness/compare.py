@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.alignment import Spans, align, tokenized
 from evalgpt.core import UsageError
-from evalgpt.metrics import token_bytes, token_sums
-from evalgpt.report import Evaluation, RowInfo, Tokenized, describe_protocol, keeps_tokens
+from evalgpt.report import Evaluation, describe_protocol, keeps_tokens
 from evalgpt.statistics import Estimate, ratio_estimate
 from evalgpt.verdicts import Verdict
 
@@ -24,8 +23,6 @@ __all__ = [
     "Decision",
     "Divergence",
     "Side",
-    "Spans",
-    "align",
     "compare",
     "pairs_of",
     "summarise",
@@ -105,16 +102,6 @@ class Comparisons(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal["evalgpt.comparison/1"] = SCHEMA
     level: float = 0.95
     comparisons: list[Comparison]
-
-
-@dataclass(frozen=True, slots=True)
-class Spans:
-    """Per unit: both losses in nats, bytes, tokens of each side, and the document's number."""
-
-    nll: tuple[NDArray[np.float64], NDArray[np.float64]]
-    tokens: tuple[NDArray[np.float64], NDArray[np.float64]]
-    bytes: NDArray[np.float64]
-    document: NDArray[np.int64]
 
 
 def pairs_of(evaluations: Sequence[Evaluation]) -> tuple[list[tuple[Evaluation, Evaluation]], list[str]]:
@@ -215,7 +202,7 @@ def _check_same(a: Evaluation, b: Evaluation) -> None:
 
 def _same_tokens(a: Evaluation, b: Evaluation) -> bool:
     """Whether both read the same ids everywhere; then they must have scored the same of them."""
-    rows = list(zip(_tokenized(a), _tokenized(b), strict=True))
+    rows = list(zip(tokenized(a), tokenized(b), strict=True))
     if any(x.ids != y.ids or x.byte_ends != y.byte_ends for x, y in rows):
         return False
     for number, (x, y) in enumerate(rows):
@@ -225,110 +212,6 @@ def _same_tokens(a: Evaluation, b: Evaluation) -> bool:
                 f"the tokens are the same; was one run with another prefix?"
             )
     return True
-
-
-def _tokenized(evaluation: Evaluation) -> list[Tokenized]:
-    return [row.tokenized for row in evaluation.rows if row.tokenized is not None]
-
-
-def align(a: Evaluation, b: Evaluation, same: bool = False) -> Spans:
-    """What both scored of one text: token by token where they are the ``same``, else by shared byte positions.
-
-    Raises:
-        UsageError: a tokenizer cannot tell where its tokens lie, or the two cut the text into other pieces.
-    """
-    if len(a.rows) != len(b.rows):
-        raise UsageError(f"the text is cut into {len(a.rows)} pieces on one side and {len(b.rows)} on the other")
-    # A group of documents (a minimal pair) is one observation: its texts are nearly the same.
-    documents = {name: number for number, name in enumerate(dict.fromkeys(row.group or row.id for row in a.rows))}
-    parts = []
-    for row, x, y in zip(a.rows, _tokenized(a), _tokenized(b), strict=True):
-        length = row.bytes + row.context_bytes
-        one, other = (_per_token(x), _per_token(y))
-        if same:
-            edges = np.arange(len(x.ids) + 1)
-            ends = (edges[1:], edges[1:])
-            widths = _own_bytes(x, row)
-        else:
-            _need_spans(x, a)
-            _need_spans(y, b)
-            edges = np.flatnonzero(_cuts(x, length) & _cuts(y, length))
-            ends = (np.asarray(x.byte_ends), np.asarray(y.byte_ends))
-            widths = np.diff(np.maximum(edges, row.context_bytes)).astype(np.float64)
-        parts.append(_sum_over(edges, ends, (one, other), widths, documents[row.group or row.id]))
-    document = np.concatenate([p.document for p in parts])
-    order = np.argsort(document, kind="stable")
-
-    def joined(column: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        return np.concatenate(column)[order]
-
-    return Spans(
-        nll=(joined([p.nll[0] for p in parts]), joined([p.nll[1] for p in parts])),
-        tokens=(joined([p.tokens[0] for p in parts]), joined([p.tokens[1] for p in parts])),
-        bytes=joined([p.bytes for p in parts]),
-        document=document[order],
-    )
-
-
-def _sum_over(
-    edges: NDArray[np.int64],
-    ends: tuple[NDArray[np.int64], NDArray[np.int64]],
-    losses: tuple[NDArray[np.float64], NDArray[np.float64]],
-    widths: NDArray[np.float64],
-    document: int,
-) -> Spans:
-    """Sums per stretch between ``edges``; only stretches of which both sides scored every token, and had one."""
-    count = len(edges) - 1
-    keep = np.ones(count, dtype=bool)
-    sums: list[NDArray[np.float64]] = []
-    tokens: list[NDArray[np.float64]] = []
-    for end, nll in zip(ends, losses, strict=True):
-        span = np.clip(np.searchsorted(edges, end, side="left") - 1, 0, max(count - 1, 0))
-        # NaN where a token was not scored
-        total = np.bincount(span, weights=nll, minlength=count)[:count].astype(np.float64)
-        number = np.bincount(span, minlength=count)[:count].astype(np.float64)
-        keep &= np.isfinite(total) & (number > 0)
-        sums.append(total)
-        tokens.append(number)
-    return Spans(
-        nll=(sums[0][keep], sums[1][keep]),
-        tokens=(tokens[0][keep], tokens[1][keep]),
-        bytes=widths[keep],
-        document=np.full(int(keep.sum()), document, dtype=np.int64),
-    )
-
-
-def _per_token(tokenized: Tokenized) -> NDArray[np.float64]:
-    """NLL per token, nats: NaN where unscored, the mean where scored more than once."""
-    windows = zip(tokenized.first, tokenized.size, strict=True)
-    total, count = token_sums(len(tokenized.ids), windows, tokenized.nll)
-    with np.errstate(invalid="ignore"):
-        return total / count
-
-
-def _cuts(tokenized: Tokenized, length: int) -> NDArray[np.bool_]:
-    """bool [length + 1]: the byte positions at which no token is cut in two."""
-    inside = np.zeros(length + 2, dtype=np.int64)
-    starts, ends = np.asarray(tokenized.byte_starts), np.asarray(tokenized.byte_ends)
-    wide = ends > starts
-    np.add.at(inside, starts[wide] + 1, 1)
-    np.add.at(inside, ends[wide], -1)
-    return np.asarray(np.cumsum(inside)[: length + 1] == 0)
-
-
-def _own_bytes(tokenized: Tokenized, row: RowInfo) -> NDArray[np.float64]:
-    spans = None
-    if tokenized.byte_starts is not None and tokenized.byte_ends is not None:
-        spans = (tokenized.byte_starts, tokenized.byte_ends)
-    return token_bytes(len(tokenized.ids), spans, row.context_bytes, row.bytes)
-
-
-def _need_spans(tokenized: Tokenized, evaluation: Evaluation) -> None:
-    if tokenized.byte_starts is None or tokenized.byte_ends is None:
-        raise UsageError(
-            f"the tokenizers differ and that of {evaluation.model.spec} cannot tell where its tokens lie in the text, "
-            f"so there is nothing to align"
-        )
 
 
 def _side(evaluation: Evaluation, k: int, spans: Spans, bits: Estimate) -> Side:

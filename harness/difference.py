@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.compare import align
+from evalgpt.alignment import align
 from evalgpt.contexts import Side, part_of, side_of
 from evalgpt.core import UsageError
 from evalgpt.report import Evaluation, describe_protocol, keeps_tokens

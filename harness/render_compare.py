@@ -9,7 +9,7 @@ from evalgpt.compare import Comparison, Decision, Divergence, Side
 from evalgpt.render import console_for, print_rows, say
 from evalgpt.statistics import Estimate
 
-__all__ = ["print_comparisons"]
+__all__ = ["print_comparisons", "sentences_of"]
 
 HEADERS = (
     "model",
@@ -32,7 +32,7 @@ def print_comparisons(comparisons: Sequence[Comparison], *, err: bool = False) -
         say(console, f"{task}, protocol {protocol}")
         print_rows(console, HEADERS, _rows(group), left=1)
         for comparison in group:
-            for sentence in _sentences(comparison):
+            for sentence in sentences_of(comparison):
                 say(console, sentence.strip(), indent=len(sentence) - len(sentence.lstrip()))
         for side in (group[0].baseline, *(comparison.candidate for comparison in group)):
             for verdict in side.verdicts:
@@ -72,7 +72,8 @@ def _p(value: float | None) -> str:
     return "<0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _sentences(comparison: Comparison) -> Iterator[str]:
+def sentences_of(comparison: Comparison) -> Iterator[str]:
+    """What a comparison says, in words; lines that begin with spaces belong to the first."""
     a, b = comparison.baseline, comparison.candidate
     gap = comparison.bits_per_byte_difference
     if comparison.decision is None:

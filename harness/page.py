@@ -1,0 +1,125 @@
+"""One HTML file from reports: it opens offline, runs no script but its own, and shows texts as text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evalgpt.compare import pairs_of
+from evalgpt.core import UsageError
+from evalgpt.detail import RowDetail
+from evalgpt.page_compare import ComparisonView, comparison_view
+from evalgpt.page_text import shown
+from evalgpt.page_views import EvaluationView, evaluation_view
+from evalgpt.report import Evaluation, Report
+
+__all__ = ["BEGINS", "build_page"]
+
+BEGINS = b"<!doctype html>\n<!-- a page of evalgpt -->\n"
+"""How every page begins, and none but a page."""
+
+
+def build_page(
+    reports: Sequence[Report], details: Sequence[Mapping[tuple[int, int], RowDetail]] = (), title: str | None = None
+) -> bytes:
+    """The page of ``reports``, UTF-8. The same reports give the same bytes.
+
+    ``details`` has, for each report, what is known of single tokens, by (number of the evaluation, number of the row).
+    Evaluations of the same text under the same protocol are compared with the first.
+
+    Raises:
+        UsageError: there is nothing to show, or a report does not fit together.
+    """
+    evaluations = [evaluation for report in reports for evaluation in report.evaluations]
+    if not evaluations:
+        raise UsageError("there is no evaluation in the report, so there is nothing to show")
+    views: list[EvaluationView] = []
+    for report, found in zip(reports, details or [{}] * len(reports), strict=True):
+        for number, evaluation in enumerate(report.evaluations):
+            rows = {r: detail for (e, r), detail in found.items() if e == number}
+            views.append(evaluation_view(evaluation, rows, f"e{len(views) + 1}"))
+    comparisons, left_out = _comparisons(evaluations, views)
+    style, script = _file("page.css"), _file("page.js")
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=title or _title(evaluations),
+            policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+            "base-uri 'none'; form-action 'none'",
+            style=Markup(style),  # noqa: S704 - files of this package
+            script=Markup(script),  # noqa: S704
+            reports=reports,
+            views=views,
+            comparisons=comparisons,
+            left_out=left_out,
+        )
+    )
+    return BEGINS + page.encode()
+
+
+def _comparisons(
+    evaluations: Sequence[Evaluation], views: Sequence[EvaluationView]
+) -> tuple[list[ComparisonView], list[str]]:
+    """Every candidate against the first model, and what could not be compared, in words."""
+    if len(evaluations) < 2:
+        return [], []
+    try:
+        pairs, left_out = pairs_of(evaluations)
+    except UsageError as error:
+        return [], [str(error)]
+    tracks = {id(view.evaluation): view.track for view in views}
+    found: list[ComparisonView] = []
+    for a, b in pairs:
+        try:
+            found.append(comparison_view(a, b, [tracks[id(a)], tracks[id(b)]], f"d{len(found) + 1}"))
+        except UsageError as error:
+            left_out.append(f"{b.model.spec} on {b.task.spec}: {error}")
+    return found, left_out
+
+
+def _title(evaluations: Sequence[Evaluation]) -> str:
+    models = list(dict.fromkeys(e.model.spec for e in evaluations))
+    tasks = list(dict.fromkeys(e.task.spec for e in evaluations))
+    names = [f"{len(models)} models" if len(models) > 3 else " and ".join(models)]
+    names.append(f"{len(tasks)} texts" if len(tasks) > 3 else ", ".join(tasks))
+    return " on ".join(names)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("evalgpt", "page_files"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = _plain
+    environment.filters["shown"] = _apart
+    environment.filters["command"] = shlex.join
+    return environment
+
+
+def _plain(value: Any) -> str:
+    """Text from a report on one line, without anything invisible."""
+    return " ".join(shown(str(value)).split("\n"))
+
+
+def _apart(value: Any) -> Markup:
+    """The same, escaped, and set apart from the direction of what is around."""
+    return Markup("<bdi>{}</bdi>").format(_plain(value))
+
+
+def _file(name: str) -> str:
+    return files("evalgpt").joinpath("page_files", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
