@@ -42,6 +42,8 @@ def cli() -> None:
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, with --precision."
 )
 @click.option("--tokens/--no-tokens", default=True, help="Keep ids and losses of single tokens in the report.")
+@click.option("--detail", type=click.Choice(["parquet", "npz"]), help="Rank, entropy, top tokens, in a file by FILE.")
+@click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Likeliest tokens, with --detail.")
 @common
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:

@@ -17,19 +17,20 @@ STDOUT = ("-", "/dev/stdout")
 """Names of standard output; what is printed besides then goes to standard error."""
 
 
-def check_writable(path: str) -> None:
-    """Find out before the evaluation, not after, that ``path`` cannot be written.
+def check_writable(path: str, begins: bytes = b"{") -> None:
+    """Find out before the evaluation, not after, that ``path`` cannot be written, or holds what does not begin as
+    the files of its kind do.
 
     Raises:
         UsageError: it cannot; the message says why.
     """
     try:
-        _check_target(path)
+        _check_target(path, begins)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _check_target(path: str) -> None:
+def _check_target(path: str, begins: bytes) -> None:
     if Path(path).is_dir():
         raise UsageError(f"cannot write {path}: it is a folder; give a file such as {Path(path) / 'report.json'}")
     if is_stream(path):
@@ -41,7 +42,7 @@ def _check_target(path: str) -> None:
         if not os.access(target, os.W_OK):
             raise UsageError(f"cannot write {path}: permission denied")
         with target.open("rb") as file:
-            if file.read(1) not in (b"", b"{"):
+            if file.read(len(begins)) not in (b"", begins):
                 raise UsageError(f"cannot write {path}: it holds something else than a report; remove it first")
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=TEMPORARY):
         pass
