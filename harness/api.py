@@ -69,7 +69,8 @@ def evaluate(
         precision: stop when the perplexity of the whole text is known to this share of it, as in 0.01; windows are then
             scored in the random order of ``seed``, and ``.sample`` says how many.
         progress: called after each batch.
-        detail: where rank, entropy and likeliest tokens of each score are added; windows are then computed, not recalled.
+        detail: where rank, entropy and likeliest tokens of each score are added; windows are then computed,
+            not recalled.
 
     Returns:
         The evaluation: ``.metrics.loss`` (nats per token), ``.metrics.perplexity``, ``.metrics.bits_per_byte``,

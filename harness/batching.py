@@ -168,8 +168,8 @@ class Scorer:
         """The losses (float32, nats) of each window, recalled or computed.
 
         Raises:
-            EvaluationError: the model answers with the wrong number of losses, without the detail that was asked for, or
-            one window alone does not fit.
+            EvaluationError: the model answers with the wrong number of losses, without the detail that was asked for,
+            or one window alone does not fit.
         """
         recalls = self.memory is not None and self.detail is None
         found = self.memory.recall(windows) if self.memory and recalls else [None] * len(windows)

@@ -43,7 +43,9 @@ def cli() -> None:
 )
 @click.option("--tokens/--no-tokens", default=True, help="Keep ids and losses of single tokens in the report.")
 @click.option("--detail", type=click.Choice(["parquet", "npz"]), help="Rank, entropy, top tokens, in a file by FILE.")
-@click.option("--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Likeliest tokens, with --detail.")
+@click.option(
+    "--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Likeliest tokens, with --detail."
+)
 @common
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:

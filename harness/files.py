@@ -43,7 +43,9 @@ def _check_target(path: str, begins: bytes) -> None:
             raise UsageError(f"cannot write {path}: permission denied")
         with target.open("rb") as file:
             if file.read(len(begins)) not in (b"", begins):
-                raise UsageError(f"cannot write {path}: it holds something else than a report; remove it first")
+                raise UsageError(
+                    f"cannot write {path}: it holds something else than evalgpt writes there; remove it first"
+                )
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=TEMPORARY):
         pass
 

@@ -22,7 +22,7 @@ from evalgpt.progress import Bar
 from evalgpt.protocols import Protocol
 from evalgpt.render import print_evaluations
 from evalgpt.report import Evaluation, Report, to_json, write_report
-from evalgpt.specs import visible
+from evalgpt.specs import printable, visible
 
 __all__ = ["RunOptions", "run_all"]
 
@@ -48,6 +48,8 @@ class RunOptions(ModelOptions):
             return None
         if self.output is None or is_stream(self.output):
             raise UsageError("--detail writes a file beside the report; give -o FILE")
+        if printable(self.output) != self.output:
+            raise UsageError(f"--detail needs a report whose name is UTF-8, not {self.output!r}")
         return str(Path(self.output).with_suffix(f".detail.{self.detail}"))
 
 
