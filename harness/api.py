@@ -15,7 +15,8 @@ import msgspec
 from evalgpt import environment
 from evalgpt.batching import BatchSize, Scorer, Work
 from evalgpt.cache import ScoreCache
-from evalgpt.core import Document, Model, Row, Task, UsageError
+from evalgpt.core import Detail, Document, Model, Row, Task, UsageError
+from evalgpt.detail import Collected
 from evalgpt.engine import Plan, Progress, Result, plan_and_score, score_documents
 from evalgpt.metrics import Ledger, Metrics, ledger, measure
 from evalgpt.plugins import default_plugins
@@ -56,6 +57,7 @@ def evaluate(
     precision: float | None = None,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
+    detail: Collected | None = None,
 ) -> Evaluation:
     """Measure how well ``model`` predicts the texts of ``task``.
 
@@ -73,6 +75,8 @@ def evaluate(
         precision: stop when the perplexity of the whole text is known to this share of it, as in 0.01; windows are then
             scored in the random order of ``seed``, and ``.sample`` says how many.
         progress: called after each batch.
+        detail: where rank, entropy and likeliest tokens of each score are added; windows are then computed,
+            not recalled.
 
     Returns:
         The evaluation: ``.metrics.loss`` (nats per token), ``.metrics.perplexity``, ``.metrics.bits_per_byte``,
@@ -92,19 +96,25 @@ def evaluate(
     bound = protocol.bind(model)
     model_info(model)  # what a report cannot hold is better known before the work than after it
     scorer = scorer_for(model, batch_tokens, cache)
-    if task.long and tokens is None and precision is None and bound.stream([], None) is not None:
+    if task.long and tokens is None and detail is None and precision is None and bound.stream([], None) is not None:
         return _streamed(scorer, task, bound, progress)
-    tokens = tokens is not False
-    if precision is None:
-        result = score_documents(scorer, task.documents(), bound, progress=progress)
-        return assemble(scorer, task, bound, result, tokens=tokens)
+    if detail is not None:
+        scorer.detail = Detail(rank=True, entropy=True, top=detail.top)
     samples: list[Sample] = []
 
     def some(plans: list[Plan]) -> None:
+        assert precision is not None
         samples.append(until_precise(scorer, plans, precision, seed, progress))
 
-    result = plan_and_score(scorer, task.documents(), bound, some)
-    return assemble(scorer, task, bound, result, tokens=tokens, sample=samples[0])
+    if precision is None:
+        result = score_documents(scorer, task.documents(), bound, progress=progress)
+    else:
+        result = plan_and_score(scorer, task.documents(), bound, some)
+    sample = samples[0] if samples else None
+    evaluation = assemble(scorer, task, bound, result, tokens=tokens is not False, sample=sample)
+    if detail is not None:
+        detail.add(result.rows, model.decode)
+    return evaluation
 
 
 def scorer_for(model: Model, batch_tokens: int | None, cache: ScoreCache | None) -> Scorer:

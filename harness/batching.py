@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.cache import Memory
-from evalgpt.core import EvaluationError, Model, UsageError, Window, alike
+from evalgpt.core import Detail, EvaluationError, Model, TokenScores, UsageError, Window, alike
 
 __all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches", "draw"]
 
@@ -149,22 +149,33 @@ class Work:
 @dataclass(slots=True)
 class Scorer:
     """A model with what it needs to score batch after batch: a size that shrinks when memory ends, and a memory of
-    scores from earlier runs."""
+    scores from earlier runs.
+
+    With ``detail``, every window is computed, since the memory holds losses alone, and ``details`` keeps what the model
+    answered, by the window's ``id()``; the window stands beside it, so that no other can take its id.
+    """
 
     model: Model
     size: BatchSize
     memory: Memory | None = None
     work: Work = field(default_factory=Work)
+    detail: Detail | None = None
+    details: dict[int, tuple[Window, TokenScores]] = field(default_factory=dict)
 
     def score(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
         """The losses (float32, nats) of each window, recalled or computed.
 
         Raises:
-            EvaluationError: the model answers with the wrong number of losses, or one window alone does not fit.
+            EvaluationError: the model answers with the wrong number of losses, without the detail that was asked for,
+            or one window alone does not fit.
         """
-        found = self.memory.recall(windows) if self.memory else [None] * len(windows)
+        recalls = self.memory is not None and self.detail is None
+        found = self.memory.recall(windows) if self.memory and recalls else [None] * len(windows)
         missing = [window for window, nll in zip(windows, found, strict=True) if nll is None]
-        scored = self._computed(missing) if missing else []
+        answers = self._computed(missing) if missing else []
+        if self.detail is not None:
+            self.details |= {id(window): (window, answer) for window, answer in zip(missing, answers, strict=True)}
+        scored = [answer.nll for answer in answers]
         if self.memory and all(np.isfinite(nll).all() for nll in scored):
             self.memory.keep(missing, scored)
         self.work.scores += sum(map(len, scored))
@@ -173,11 +184,11 @@ class Scorer:
         new = iter(scored)
         return [next(new) if nll is None else nll for nll in found]
 
-    def _computed(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
+    def _computed(self, windows: Sequence[Window]) -> list[TokenScores]:
         tokens = len(windows) * max(len(window.ids) - 1 for window in windows)
         began = time.perf_counter()
         try:
-            scored = list(_ask(self.model, windows))
+            scored = list(_ask(self.model, windows, self.detail))
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -191,15 +202,15 @@ class Scorer:
             return scored
         self.size.shrink(tokens)
         gc.collect()  # what the failed batch left in cycles
-        scored = [np.empty(0, np.float32)] * len(windows)
+        scored = [TokenScores(np.empty(0, np.float32))] * len(windows)
         for part in batches([len(window.ids) - 1 for window in windows], self.size):
-            for i, nll in zip(part, self._computed([windows[i] for i in part]), strict=True):
-                scored[i] = nll
+            for i, answer in zip(part, self._computed([windows[i] for i in part]), strict=True):
+                scored[i] = answer
         return scored
 
 
-def _ask(model: Model, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
-    scores = model.score(windows)
+def _ask(model: Model, windows: Sequence[Window], detail: Detail | None) -> Iterator[TokenScores]:
+    scores = model.score(windows) if detail is None else model.score(windows, detail)
     if len(scores) != len(windows):
         raise EvaluationError(f"model {model.name} answered {len(scores)} windows of {len(windows)}")
     for window, score in zip(windows, scores, strict=True):
@@ -209,7 +220,23 @@ def _ask(model: Model, windows: Sequence[Window]) -> Iterator[NDArray[np.float32
             raise EvaluationError(
                 f"model {model.name} returned losses of shape {nll.shape} for {expected} scored tokens"
             )
-        yield nll
+        yield TokenScores(nll) if detail is None else _detailed(model, nll, score)
+
+
+def _detailed(model: Model, nll: NDArray[np.float32], score: TokenScores) -> TokenScores:
+    """``score`` in the types that core promises, all of it there and as long as ``nll``."""
+    parts = (score.rank, score.entropy, score.top_ids, score.top_logprobs)
+    if any(part is None for part in parts):
+        raise EvaluationError(f"model {model.name} answers losses alone, no ranks or entropies; run without --detail")
+    rank, entropy, ids, logprobs = (np.asarray(part) for part in parts)
+    n = len(nll)
+    if rank.shape != (n,) or entropy.shape != (n,) or ids.shape != logprobs.shape or ids.ndim != 2 or len(ids) != n:
+        raise EvaluationError(f"model {model.name} returned details whose shapes do not fit {n} scored tokens")
+    if n and not 0 <= ids.min(initial=0) <= ids.max(initial=0) < model.vocab_size:
+        raise EvaluationError(f"model {model.name} names a likeliest token outside its vocabulary")
+    return TokenScores(
+        nll, rank.astype(np.int64), entropy.astype(np.float32), ids.astype(np.int64), logprobs.astype(np.float32)
+    )
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -51,6 +51,10 @@ cli.add_command(cli_learn.generate)
     default=None,
     help="Keep ids and losses of single tokens in the report.  [default: unless a text is too long to hold]",
 )
+@click.option("--detail", type=click.Choice(["parquet", "npz"]), help="Rank, entropy, top tokens, in a file by FILE.")
+@click.option(
+    "--top", type=click.IntRange(1, 1000), default=5, show_default=True, help="Likeliest tokens, with --detail."
+)
 @common
 @click.pass_context
 def run(ctx: click.Context, /, **options: Any) -> None:

@@ -149,7 +149,7 @@ class Row:
     context (the first ``context_tokens`` of them) and of the piece; ``byte_spans`` count from the beginning of
     the context, which is ``context_bytes`` long, so that the piece's own bytes follow it. ``nll`` is flat, in
     window order: the NLL of window 0's scored tokens, then window 1's, ... (float32, nats), ``windows`` says
-    where each lies.
+    where each lies. ``detail`` holds more of the same scores, in the same order, where that was asked for.
     """
 
     document: Document
@@ -161,6 +161,7 @@ class Row:
     context_tokens: int
     windows: Sequence[Scored]
     nll: NDArray[np.float32]
+    detail: TokenScores | None = None
 
 
 class Model(ABC):

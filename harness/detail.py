@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RowDetail"]
+from evalgpt.core import Row, UsageError
+from evalgpt.files import write_bytes
+from evalgpt.report import DetailFile, Report
+
+__all__ = ["Collected", "RowDetail", "check_format", "read_detail"]
+
+Columns = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +36,197 @@ class RowDetail:
     entropy: NDArray[np.float32]
     top_text: Sequence[Sequence[str]]
     top_logprobs: NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Collected:
+    """The columns of all evaluations so far, one entry per score; texts as UTF-8 with the bytes at which each ends.
+
+    ``top`` is how many of the likeliest tokens are kept. :func:`evalgpt.evaluate` adds its rows.
+    """
+
+    top: int = 5
+    evaluations: int = 0
+    parts: list[Columns] = field(default_factory=list)
+
+    def add(self, rows: Sequence[Row], decode: Callable[[Sequence[int]], str]) -> None:
+        """Take in the rows of one evaluation, whose ``detail`` is set where anything was scored."""
+        self.parts += [
+            _columns(self.evaluations, number, row, decode, self.top) for number, row in enumerate(rows) if row.windows
+        ]
+        self.evaluations += 1
+
+    def columns(self) -> Columns:
+        """All columns, as the npz file has them."""
+        return {name: np.concatenate([part[name] for part in self.parts]) for name in self.parts[0]} | {
+            f"{name}_ends": np.cumsum(np.concatenate([part[f"{name}_ends"] for part in self.parts]))
+            for name in ("text", "top_text")
+        }
+
+    def write(self, path: str) -> DetailFile:
+        """Write what was added to ``path``, Parquet or npz by its ending.
+
+        Raises:
+            EvaluationError: the file cannot be written.
+        """
+        data = _parquet(self.columns()) if path.endswith(".parquet") else _npz(self.columns())
+        write_bytes(data, path)
+        return DetailFile(file=Path(path).name, sha256=hashlib.sha256(data).hexdigest(), top=self.top)
+
+
+def check_format(kind: str) -> None:
+    """Raise UsageError where ``kind`` needs a package that is not installed."""
+    if kind == "parquet":
+        _pyarrow()
+
+
+def read_detail(report: Report, path: str) -> dict[tuple[int, int], RowDetail]:
+    """The details that ``report``, read from ``path``, names, by evaluation index and row index; empty without any.
+
+    Raises:
+        UsageError: the file is missing, is another than the report names, or needs the extra ``parquet``.
+    """
+    if report.detail is None:
+        return {}
+    if Path(report.detail.file).name != report.detail.file:
+        raise UsageError(f"the report names {report.detail.file!r} as its detail file; it must stand beside the report")
+    target = Path(path).parent / report.detail.file
+    try:
+        data = target.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the detail file {target}: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != report.detail.sha256:
+        raise UsageError(f"{target} is not the detail file of this report: its SHA-256 differs")
+    try:
+        return _rows(_from_parquet(data) if target.suffix == ".parquet" else _from_npz(data))
+    except (KeyError, ValueError, IndexError, OSError) as error:
+        raise UsageError(f"{target} is no detail file: {error}") from None
+
+
+def _columns(evaluation: int, number: int, row: Row, decode: Callable[[Sequence[int]], str], top: int) -> Columns:
+    found = row.detail
+    if found is None or found.top_ids is None or found.top_logprobs is None:
+        raise ValueError("the row was scored without detail")
+    n = len(row.nll)
+    token = np.concatenate([np.arange(w.first, w.first + w.size) for w in row.windows])
+    window = np.repeat(np.arange(len(row.windows)), [w.size for w in row.windows])
+    fed = np.concatenate([np.arange(w.context, w.context + w.size) for w in row.windows])
+    spans = np.full((len(row.ids), 2), -1) if row.byte_spans is None else np.asarray(row.byte_spans).reshape(-1, 2)
+    texts = [decode([int(i)]) for i in row.ids] if row.byte_spans is None else _texts(row, spans)
+    pad = ((0, 0), (0, top - found.top_ids.shape[1]))  # a vocabulary may be smaller than k
+    top_ids = np.pad(found.top_ids, pad, constant_values=-1)
+    unique, inverse = np.unique(top_ids, return_inverse=True)
+    names = ["" if i < 0 else decode([int(i)]) for i in unique]
+    columns: Columns = {
+        "evaluation": np.full(n, evaluation, np.int32),
+        "row": np.full(n, number, np.int32),
+        "window": window.astype(np.int32),
+        "token": token.astype(np.int64),
+        "id": np.asarray(row.ids, np.int64)[token],
+        "start": spans[token, 0].astype(np.int64),
+        "end": spans[token, 1].astype(np.int64),
+        "context": fed.astype(np.int64),
+        "nll": row.nll,
+        "rank": np.asarray(found.rank),
+        "entropy": np.asarray(found.entropy),
+        "top_ids": top_ids,
+        "top_logprobs": np.pad(found.top_logprobs, pad, constant_values=np.nan),
+    }
+    return columns | _packed("text", texts, token) | _packed("top_text", names, inverse.reshape(-1))
+
+
+def _texts(row: Row, spans: NDArray[np.int64]) -> list[str]:
+    """Each token's text, so that the texts of all make the whole: a character goes to the first token that ends it."""
+    text = row.document.context + row.text
+    ends = np.cumsum([len(c.encode()) for c in text])
+    first, last = (np.searchsorted(ends, spans[:, side], side="right") for side in (0, 1))
+    taken = np.maximum.accumulate(np.concatenate([[0], last]))[:-1]
+    return [text[a:b] for a, b in zip(np.maximum(first, taken), last, strict=True)]
+
+
+def _packed(name: str, texts: Sequence[str], which: NDArray[Any]) -> Columns:
+    """``texts[which]`` as bytes and the length of each; numpy's own strings lose NULs at their end."""
+    encoded = [text.encode(errors="replace") for text in texts]
+    lengths = np.array([len(part) for part in encoded], np.int64)[which]
+    return {
+        f"{name}_utf8": np.frombuffer(b"".join(encoded[i] for i in which), np.uint8),
+        f"{name}_ends": lengths,
+    }
+
+
+def _unpacked(columns: Mapping[str, NDArray[Any]], name: str) -> list[str]:
+    data, ends = columns[f"{name}_utf8"].tobytes(), columns[f"{name}_ends"].tolist()
+    return [data[a:b].decode() for a, b in itertools.pairwise([0, *ends])]
+
+
+def _npz(columns: Columns) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **columns)
+    return file.getvalue()
+
+
+def _from_npz(data: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        columns: dict[str, Any] = {name: file[name] for name in file.files}
+    return columns | {"top_text": _unpacked(columns, "top_text")}
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UsageError("Parquet needs pyarrow: pip install 'evalgpt[parquet]'; npz needs nothing more") from None
+    return pyarrow, pyarrow.parquet
+
+
+def _parquet(columns: Columns) -> bytes:
+    arrow, parquet = _pyarrow()
+    n, k = columns["top_ids"].shape
+    there = columns["top_ids"].reshape(-1) >= 0
+    offsets = np.concatenate([[0], np.cumsum(there.reshape(n, k).sum(1))]).astype(np.int32)
+    lists = {name: arrow.array(columns[name].reshape(-1)[there]) for name in ("top_ids", "top_logprobs")}
+    lists["top_text"] = arrow.array(_unpacked(columns, "top_text"), arrow.string()).filter(arrow.array(there))
+    data: dict[str, Any] = {}
+    for name, column in columns.items():
+        if name == "text_utf8":
+            data["text"] = arrow.array(_unpacked(columns, "text"), arrow.string())
+        elif not name.startswith(("top_", "text_")):
+            data[name] = arrow.array(column, mask=column < 0 if name in ("start", "end") else None)
+    for name in ("top_ids", "top_text", "top_logprobs"):
+        data[name] = arrow.ListArray.from_arrays(arrow.array(offsets), lists[name])
+    file = io.BytesIO()
+    parquet.write_table(arrow.table(data), file)
+    return file.getvalue()
+
+
+def _from_parquet(data: bytes) -> dict[str, Any]:
+    arrow, parquet = _pyarrow()
+    table = parquet.read_table(arrow.BufferReader(data)).combine_chunks()
+    plain = ("evaluation", "row", "token", "rank", "entropy")
+    columns: dict[str, Any] = {name: table[name].to_numpy() for name in plain}
+    tops = {name: table[name].to_pylist() for name in ("top_text", "top_logprobs")}
+    width = max(map(len, tops["top_text"]), default=0)
+    columns["top_text"] = [text for row in tops["top_text"] for text in [*row, *[""] * (width - len(row))]]
+    columns["top_logprobs"] = np.array(
+        [[*row, *[np.nan] * (width - len(row))] for row in tops["top_logprobs"]], np.float32
+    ).reshape(-1, width)
+    return columns
+
+
+def _rows(columns: Mapping[str, Any]) -> dict[tuple[int, int], RowDetail]:
+    """The columns cut where a row ends; likeliest tokens that a vocabulary does not have are left out."""
+    keys = np.stack([columns["evaluation"], columns["row"]], 1)
+    edges = [0, *(np.flatnonzero((keys[1:] != keys[:-1]).any(1)) + 1).tolist(), len(keys)]
+    k = columns["top_logprobs"].shape[1]
+    found = {}
+    for a, b in itertools.pairwise(edges):
+        width = int((~np.isnan(columns["top_logprobs"][a])).sum())
+        found[int(keys[a, 0]), int(keys[a, 1])] = RowDetail(
+            token=columns["token"][a:b],
+            rank=columns["rank"][a:b],
+            entropy=columns["entropy"][a:b],
+            top_text=[columns["top_text"][i * k : i * k + width] for i in range(a, b)],
+            top_logprobs=columns["top_logprobs"][a:b, :width],
+        )
+    return found

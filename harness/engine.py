@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.batching import Scorer, Work, draw
-from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, UsageError, Window
+from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, TokenScores, UsageError, Window
 from evalgpt.protocols import Piece, Protocol, Tokens
 
 __all__ = [
@@ -96,7 +96,7 @@ def plan_and_score(
     encoded = time.perf_counter()
     score(plans)
     return Result(
-        rows=[row_of(plan) for plan in plans],
+        rows=[row_of(plan, _detail_of(plan, scorer)) for plan in plans],
         documents=kept,
         work=scorer.work,
         encoding_seconds=encoded - began,
@@ -204,7 +204,16 @@ def check_tokens(tokens: int) -> None:
         raise EvaluationError(f"the text has {tokens} token{'s' * (tokens != 1)}; a loss needs at least 2")
 
 
-def row_of(plan: Plan) -> Row:
+def _detail_of(plan: Plan, scorer: Scorer) -> TokenScores | None:
+    """What the scorer keeps of the plan's windows, handed over and joined in their order."""
+    found = [scorer.details.pop(id(window))[1] for window in plan.windows if id(window) in scorer.details]
+    if not found:
+        return None
+    columns = ([getattr(one, name) for one in found] for name in ("nll", "rank", "entropy", "top_ids", "top_logprobs"))
+    return TokenScores(*(np.concatenate(column) for column in columns))
+
+
+def row_of(plan: Plan, detail: TokenScores | None = None) -> Row:
     """The row of a plan whose windows are scored."""
     text = plan.document.text
     return Row(
@@ -217,4 +226,5 @@ def row_of(plan: Plan) -> Row:
         context_tokens=plan.context_tokens,
         windows=[Scored(w.begin + w.start, len(w.ids) - w.start, w.start) for w in plan.windows],
         nll=np.concatenate(plan.nll) if plan.nll else np.empty(0, np.float32),
+        detail=detail,
     )

@@ -6,13 +6,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import msgspec
 
 from evalgpt.api import evaluate, make_report
 from evalgpt.cache import ScoreCache
-from evalgpt.core import EvalgptError, Model, Task
+from evalgpt.core import EvalgptError, Model, Task, UsageError
+from evalgpt.detail import Collected, check_format
 from evalgpt.files import STDOUT, check_writable, is_stream
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
@@ -20,7 +22,7 @@ from evalgpt.progress import Bar
 from evalgpt.protocols import Protocol
 from evalgpt.render import print_evaluations
 from evalgpt.report import Evaluation, Report, to_json, write_report
-from evalgpt.specs import visible
+from evalgpt.specs import printable, visible
 
 __all__ = ["RunOptions", "run_all"]
 
@@ -32,13 +34,33 @@ class RunOptions(ModelOptions):
     tokens: bool | None = None
     precision: float | None = None
     seed: int = 0
+    detail: str | None = None
+    top: int = 5
     debug: bool = False
+
+    def detail_path(self) -> str | None:
+        """``report.detail.parquet`` beside ``report.json``.
+
+        Raises:
+            UsageError: the report does not go to a file.
+        """
+        if self.detail is None:
+            return None
+        if self.output is None or is_stream(self.output):
+            raise UsageError("--detail writes a file beside the report; give -o FILE")
+        if printable(self.output) != self.output:
+            raise UsageError(f"--detail needs a report whose name is UTF-8, not {self.output!r}")
+        return str(Path(self.output).with_suffix(f".detail.{self.detail}"))
 
 
 def run_all(plugins: Plugins, options: RunOptions, command: Sequence[str]) -> int:
     """Run, print, write; the exit code. What can be found wrong without a model is found before any is built."""
     if options.output is not None and options.output != "-":
         check_writable(options.output)
+    detail_path = options.detail_path()
+    if options.detail is not None and detail_path is not None:
+        check_format(options.detail)
+        check_writable(detail_path, b"PAR1" if options.detail == "parquet" else b"PK")
     options.check(plugins)
     with options.open_cache() as cache:
         run = _Run(plugins, options, make_report([], command), cache)
@@ -67,6 +89,7 @@ class _Run:
         self.plugins, self.options, self.report, self.cache = plugins, options, report, cache
         self.alone = len(options.models) * len(options.tasks) == 1
         self.worst = 0
+        self.detail = None if options.detail is None else Collected(options.top)
 
     def go(self) -> None:
         pairs = [pair for spec in self.options.tasks if (pair := self._task(spec)) is not None]
@@ -106,6 +129,7 @@ class _Run:
                     precision=options.precision,
                     seed=options.seed,
                     progress=bar,
+                    detail=self.detail,
                 )
         except Exception as error:
             self._failed(error, f"{model.spec} on {task.spec}")
@@ -115,7 +139,13 @@ class _Run:
     def _keep(self, evaluation: Evaluation) -> None:
         self.report = msgspec.structs.replace(self.report, evaluations=[*self.report.evaluations, evaluation])
         output = self.options.output
-        if output is not None and not is_stream(output):
+        if output is None or is_stream(output):
+            return
+        path = self.options.detail_path()
+        try:
+            if self.detail is not None and path is not None:
+                self.report = msgspec.structs.replace(self.report, detail=self.detail.write(path))
+        finally:  # the report is not lost where its companion cannot be written
             write_report(self.report, output)
 
     def _failed(self, error: Exception, where: str) -> None:

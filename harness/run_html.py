@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from evalgpt.core import UsageError
+from evalgpt.detail import RowDetail, read_detail
 from evalgpt.files import STDOUT, check_writable, is_stream, write_bytes
-from evalgpt.report import read_report
+from evalgpt.report import Report, read_report
 from evalgpt.specs import printable, visible
 
 __all__ = ["write_page"]
@@ -36,12 +37,22 @@ def write_page(paths: Sequence[str], output: str | None, title: str | None) -> N
         if os.path.realpath(target) in map(os.path.realpath, paths):
             raise UsageError(f"the page {target} would be written over a report that is read")
     reports = [read_report(path) for path in paths]
-    data = build_page(reports, title=None if title is None else printable(title))
+    details = [_detail(report, path) for report, path in zip(reports, paths, strict=True)]
+    data = build_page(reports, details, title=None if title is None else printable(title))
     if target in STDOUT:
         sys.stdout.buffer.write(data)
     else:
         write_bytes(data, target)
         click.echo(f"Page: {visible(target)}", err=True)
+
+
+def _detail(report: Report, path: str) -> Mapping[tuple[int, int], RowDetail]:
+    """What the file beside the report holds; a page without it is better than none."""
+    try:
+        return read_detail(report, path)
+    except UsageError as error:
+        click.echo(f"evalgpt: warning: a page without ranks and alternatives: {visible(str(error))}", err=True)
+        return {}
 
 
 def _beside(path: str) -> str:

@@ -34,13 +34,14 @@ ALLOWED = {
     "cache": {"core"},
     "batching": {"cache", "core"},
     "engine": {"batching", "core", "protocols"},
-    "detail": set(),
+    "detail": {"core", "files", "report"},
     "divergence": {"batching", "compare", "core", "engine", "protocols"},
     "plugins": {"core", "hooks", "specs", "protocols"},
     "api": {
         "batching",
         "cache",
         "core",
+        "detail",
         "engine",
         "environment",
         "metrics",
@@ -92,6 +93,7 @@ ALLOWED = {
         "api",
         "cache",
         "core",
+        "detail",
         "files",
         "options",
         "plugins",
@@ -117,7 +119,7 @@ ALLOWED = {
         *("render_compare", "report", "statistics"),
     },
     "page": {"compare", "core", "detail", "page_compare", "page_text", "page_views", "report"},
-    "run_html": {"core", "files", "page", "report", "specs"},
+    "run_html": {"core", "detail", "files", "page", "report", "specs"},
     "cli": {
         *(
             "cache",
