@@ -161,7 +161,7 @@ def _unpacked(columns: Mapping[str, NDArray[Any]], name: str) -> list[str]:
 
 def _npz(columns: Columns) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **columns)
+    np.savez_compressed(file, **columns)
     return file.getvalue()
 
 
