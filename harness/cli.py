@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from evalgpt.cli_train import train
 from evalgpt.plugins import load_plugins
 from evalgpt.shell import Cli, Share, common, running, state_of
 from evalgpt.specs import visible
@@ -182,6 +183,9 @@ def verify(ctx: click.Context, /, **options: Any) -> None:
     ctx.exit(verify_all(state_of(ctx).plugins, VerifyOptions(**options)))
 
 
+cli.add_command(train)
+
+
 @cli.command()
 @click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
 @common
@@ -213,10 +217,12 @@ def cache(action: str) -> None:
 
 
 @cli.command()
-@click.argument("what", type=click.Choice(["report", "comparison", "difference", "check"]), default="report")
+@click.argument(
+    "what", type=click.Choice(["report", "comparison", "difference", "check", "training"]), default="report"
+)
 @common
 def schema(what: str) -> None:
-    """Print the JSON Schema of a report, or of what compare, explain-difference and check write."""
+    """Print the JSON Schema of a report, or of what compare, explain-difference, check and train write."""
     import json
 
     import msgspec
@@ -225,12 +231,14 @@ def schema(what: str) -> None:
     from evalgpt.difference import Differences
     from evalgpt.report import Report, json_schema
     from evalgpt.testing import Checked
+    from evalgpt.training_log import Training
 
     documents: dict[str, type[msgspec.Struct]] = {
         "report": Report,
         "comparison": Comparisons,
         "difference": Differences,
         "check": Checked,
+        "training": Training,
     }
     click.echo(json.dumps(json_schema(documents[what]), indent=2))
 

@@ -93,10 +93,44 @@ ALLOWED = {
     "run_check": {"core", "files", "plugins", "progress", "render", "report", "specs", "testing"},
     "run_difference": {"core", "difference", "files", "render", "report"},
     "run_verify": {"core", "plugins", "progress", "protocols", "render", "report", "specs", "verify"},
+    "training_log": {"core", "files", "report"},
+    "training_data": {"core", "engine", "protocols", "training_log", "windows"},
+    "memorised": {"core", "report", "training_log"},
+    "training": {
+        *(
+            "api",
+            "batching",
+            "core",
+            "files",
+            "memorised",
+            "protocols",
+            "report",
+            "training_data",
+            "training_log",
+        )
+    },
+    "curve": set(),
+    "run_train": {
+        *(
+            "core",
+            "curve",
+            "environment",
+            "files",
+            "plugins",
+            "progress",
+            "protocols",
+            "render",
+            "specs",
+            "training",
+            "training_log",
+        )
+    },
+    "cli_train": {"core", "run_train", "shell"},
     "shell": {"core", "plugins", "specs"},
     "cli": {
         *(
             "cache",
+            "cli_train",
             "compare",
             "difference",
             "plugins",
@@ -110,6 +144,7 @@ ALLOWED = {
             "shell",
             "specs",
             "testing",
+            "training_log",
         )
     },
     "__main__": {"cli"},
@@ -117,7 +152,17 @@ ALLOWED = {
 }
 """What each module of the harness may import from the harness."""
 
-SHARED_ADAPTERS = {"base", "checkpoint", "gpt", "gpt2_bpe", "gpt_adapter", "hf_loading", "hf_tokenizer", "tiled"}
+SHARED_ADAPTERS = {
+    "base",
+    "checkpoint",
+    "gpt",
+    "gpt2_bpe",
+    "gpt_adapter",
+    "hf_loading",
+    "hf_tokenizer",
+    "tiled",
+    "training",
+}
 MODEL_FILES = {"scratch": {"scratch_weights"}, "gpt2": {"gpt2_weights"}, "hf": {"hf_model"}}
 """A plugin whose model needs torch keeps it in a file of its own, which it alone imports."""
 
