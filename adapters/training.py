@@ -125,6 +125,11 @@ class TorchTrainer(Trainer):
                 facts: dict[str, str] = file.metadata() or {}
         except (safetensors.SafetensorError, OSError) as error:
             raise EvaluationError(f"{path} is not a readable safetensors file: {error}") from error
+        lacking = [kind for kind in self._state if f"{STATE_PREFIX}random.{kind}" not in tensors]
+        if lacking:
+            raise EvaluationError(
+                f"{path} holds no training run to go on with: it lacks the random state of {lacking[0]}"
+            )
         state = {name: tensor for name, tensor in tensors.items() if not name.startswith(STATE_PREFIX)}
         own = self.module.state_dict()
         check_state(path, state, {name: tuple(tensor.shape) for name, tensor in own.items()}, hint=lambda _: {})

@@ -158,7 +158,8 @@ class _Run:
         self.began = time.perf_counter() - spent
         if self.state.updates == 0:
             self.log.cut(0)
-            self.log.evaluations = []
+            self.log.evaluations, self.log.best = [], None
+            self._write_log()
             self._evaluate()
         while self.state.updates < self.log.total_updates:
             if self.watch.stopping():

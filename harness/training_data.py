@@ -30,7 +30,7 @@ def read_data(model: Model, task: Task, protocol: Protocol, batch: int) -> Data:
     Raises:
         EvaluationError: there is not one batch to train on, or nothing to validate with.
     """
-    plans = plan_windows(model, task.documents(), protocol)
+    plans = plan_windows(model, task.documents(), protocol, enough=False)
     context, stride = (int(str(protocol.settings()[key])) for key in ("context", "stride"))
     parts: dict[str, list[Window]] = {"train": [], "validation": []}
     for plan in plans:
@@ -39,8 +39,8 @@ def read_data(model: Model, task: Task, protocol: Protocol, batch: int) -> Data:
         if len(parts[split]) < needed:
             tokens = sum(len(plan.encoding.ids) for plan in plans if plan.piece.split == split)
             raise EvaluationError(
-                f"the text is too short to train on: its {split} part of {tokens} tokens has {len(parts[split])} "
-                f"windows of {context} tokens, and {needed} are needed; give a longer text or a smaller --context"
+                f"the text is too short to train on: its {split} part of {tokens} tokens makes {len(parts[split])} of the "
+                f"{needed} windows of {context} tokens that it takes; give a longer text or a smaller --context"
             )
     return Data(parts["train"], parts["validation"])
 
