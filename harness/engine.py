@@ -129,7 +129,7 @@ def score_windows(
 
 
 def plan_windows(model: Model, documents: Iterable[Document], protocol: Protocol, *, enough: bool = True) -> list[Plan]:
-    """Tokenize ``documents`` and draw the windows of ``protocol``, bound to ``model``; ``enough`` asks for one at least.
+    """Tokenize ``documents`` and draw the windows of ``protocol``, bound to ``model``; ``enough`` asks for one.
 
     Raises:
         EvaluationError, UsageError: as :func:`score_documents`.

@@ -39,8 +39,8 @@ def read_data(model: Model, task: Task, protocol: Protocol, batch: int) -> Data:
         if len(parts[split]) < needed:
             tokens = sum(len(plan.encoding.ids) for plan in plans if plan.piece.split == split)
             raise EvaluationError(
-                f"the text is too short to train on: its {split} part of {tokens} tokens makes {len(parts[split])} of the "
-                f"{needed} windows of {context} tokens that it takes; give a longer text or a smaller --context"
+                f"the text is too short to train on: its {split} part of {tokens} tokens makes {len(parts[split])} of "
+                f"the {needed} windows of {context} tokens that it takes; give a longer text or a smaller --context"
             )
     return Data(parts["train"], parts["validation"])
 

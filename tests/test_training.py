@@ -86,13 +86,13 @@ def same_bits(one, other):
 # gradients and updates
 
 
-def trainer_of(how=Optimisation(), *, seed=0, dtype=torch.float32, **fields):
+def trainer_of(how=None, *, seed=0, dtype=torch.float32, **fields):
     """A trainer of a tiny GPT, whose vocabulary is small enough to differentiate by hand."""
     torch.manual_seed(seed)
     fields = {"vocab_size": 23, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, **fields}
     module = GPTModel(GPTConfig(**fields)).eval().to(dtype)
     model = Tiny(module)
-    return TorchTrainer(model, module, how, fields)
+    return TorchTrainer(model, module, how or Optimisation(), fields)
 
 
 class Tiny(TorchModel):
