@@ -625,3 +625,30 @@ def test_the_sample_is_written_after_each_epoch(here):
     assert [s.epoch for s in samples] == [1, 2]
     assert all(s.text.startswith("Ten\x1b") for s in samples)
     assert "\x1b" not in result.stdout
+
+
+def test_gpt2s_weights_are_fine_tuned_and_its_head_stays_tied(here):
+    pytest.importorskip("transformers", reason="needs the extra hf")
+    from test_gpt2 import save
+
+    save("gpt2", positions=32)
+    given = ["-t", "text:book.txt", "--steps", "4", "--learning-rate", "0.01", "--sample", ""]
+    succeeded(evalgpt_("train", "-m", "gpt2:./gpt2", *given, "-o", "run"))
+    weights, _ = tensors_of("run/last.safetensors")
+    assert torch.equal(weights["out_head.weight"], weights["tok_emb.weight"])
+    assert not any(name.startswith("training.exp_avg.out_head") for name in weights), "one matrix, one update"
+    log = read_training(Path("run"))
+    assert log.evaluations[-1].train_loss < log.evaluations[0].train_loss
+    found = evalgpt.evaluate("scratch:weights=run/last.safetensors", "text:book.txt", "book")
+    assert found.splits["train"].loss == pytest.approx(log.evaluations[-1].train_loss, abs=1e-6)
+    assert found.model.config["qkv_bias"] is True
+
+
+def test_a_run_fine_tuned_from_weights_goes_on_to_the_same_bits(here):
+    succeeded(train("--steps", "2", folder="first"))
+    given = ["-m", "scratch:weights=first/last.safetensors", "-t", "text:book.txt", "--steps", "9", "--sample", ""]
+    given += ["--save-every", "2", "--warmup", "3", "--decay", "cosine", "--clip", "0.5", "--accumulate", "2", "-q"]
+    assert process(COMMAND, "train", *given, "-o", "whole").returncode == 0
+    assert process(sys.executable, "-c", KILLER, "SIGKILL", "train", *given, "-o", "run").returncode < 0
+    assert process(COMMAND, "train", "--resume", "run", "-q").returncode == 0
+    same_bits("whole/last.safetensors", "run/last.safetensors")
