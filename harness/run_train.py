@@ -44,9 +44,9 @@ def begin_run(plugins: Plugins, given: Mapping[str, Any], output: str, quiet: bo
                 f"{folder} holds a training run already ({name}); go on with it by --resume {folder}, or give another "
                 f"folder"
             )
-    settings = Settings(**given)
-    if settings.sample is not None:
-        settings = msgspec.structs.replace(settings, sample=printable(settings.sample) or None)
+    settings = Settings(**{key: printable(value) if isinstance(value, str) else value for key, value in given.items()})
+    if not settings.sample:
+        settings = msgspec.structs.replace(settings, sample=None)
     plugins.check("model", settings.model, {"device": settings.device, "dtype": settings.dtype})
     plugins.check("task", settings.task)
     try:
@@ -196,7 +196,8 @@ def _summary(log: Training, folder: Path) -> None:
         say(console, f"lowest validation loss {best.validation_loss:.4f}, after {best.updates} updates")
     if log.memorised is not None:
         _known_by_heart(log)
-    say(console, f"evaluate it: evalgpt run -m scratch:weights={folder / BEST} -t {log.settings.task}")
+    how = "".join(f" --{key} {log.protocol.settings[key]}" for key in ("context", "stride"))
+    say(console, f"evaluate it: evalgpt run -m scratch:weights={folder / BEST} -t {log.settings.task} -p book{how}")
     click.echo(f"Training: {visible(str(folder))}/ ({BEST}, {LAST}, {LOG})", err=True)
 
 

@@ -69,8 +69,16 @@ def continuation(model: Model, text: str, tokens: int) -> str:
 
 
 def begin(model: Model, task: Task, protocol: Protocol, settings: Settings, command: Sequence[str]) -> Training:
-    """The log of a run that has not begun: what is trained, on what, how."""
+    """The log of a run that has not begun: what is trained, on what, how.
+
+    Raises:
+        EvaluationError: the text is too short, or the sample is outside the vocabulary.
+    """
     data = read_data(model, task, protocol, settings.batch)
+    if settings.sample is not None and max(model.encode(settings.sample).ids) >= model.vocab_size:
+        raise EvaluationError(
+            f"the sample {settings.sample!r} has a token outside the vocabulary of model {model.name}"
+        )
     return Training(
         run=make_report([], command).run,
         settings=settings,

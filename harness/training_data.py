@@ -28,14 +28,14 @@ def read_data(model: Model, task: Task, protocol: Protocol, batch: int) -> Data:
     ``protocol`` is ``book``, bound to ``model``.
 
     Raises:
-        EvaluationError: there is not one batch to train on, or nothing to validate with.
+        EvaluationError: there is not one batch to train on, nor two windows, or nothing to validate with.
     """
     plans = plan_windows(model, task.documents(), protocol, enough=False)
     context, stride = (int(str(protocol.settings()[key])) for key in ("context", "stride"))
     parts: dict[str, list[Window]] = {"train": [], "validation": []}
     for plan in plans:
         parts[plan.piece.split] += book(plan.encoding.ids, context, stride, drop_odd=False)
-    for split, needed in (("train", batch), ("validation", 1)):
+    for split, needed in (("train", max(batch, 2)), ("validation", 1)):  # book evaluates an even number of windows
         if len(parts[split]) < needed:
             tokens = sum(len(plan.encoding.ids) for plan in plans if plan.piece.split == split)
             raise EvaluationError(

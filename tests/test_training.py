@@ -407,7 +407,7 @@ TorchTrainer.save = save
 main()
 """
 
-RUN = ["-m", SMALL, "-t", "text:book.txt", "--epochs", "2", "--save-every", "3", "--sample", "", "-q"]
+RUN = ["-m", SMALL, "-t", "text:book.txt", "--steps", "10", "--save-every", "3", "--sample", "", "-q"]
 
 
 def process(*args, **options):
@@ -538,7 +538,11 @@ def test_a_text_too_short_for_a_batch_is_one_line_and_no_folder(here):
     error_line(
         train("-q", text="short.txt"), 1, "the text is too short to train on", "windows of 32 tokens that it takes"
     )
+    Path("two.txt").write_text(Path("book.txt").read_text(encoding="utf-8")[:200], encoding="utf-8")
+    error_line(train("-q", "--batch", "1", text="two.txt"), 1, "the text is too short to train on")
     error_line(train("-q", "--batch", "500"), 1, "of the 500 windows of 32 tokens that it takes")
+    small = ["train", "-m", f"{SMALL},vocab_size=50000", "-t", "text:book.txt", "-o", "run"]
+    error_line(evalgpt_(*small, "--sample", " informants"), 1, "outside the vocabulary")
     assert not Path("run").exists()
 
 
