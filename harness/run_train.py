@@ -44,7 +44,8 @@ def begin_run(plugins: Plugins, given: Mapping[str, Any], output: str, quiet: bo
                 f"{folder} holds a training run already ({name}); go on with it by --resume {folder}, or give another "
                 f"folder"
             )
-    settings = Settings(**{key: printable(value) if isinstance(value, str) else value for key, value in given.items()})
+    texts: dict[str, Any] = {key: printable(value) for key, value in given.items() if isinstance(value, str)}
+    settings = Settings(**{**given, **texts})
     if not settings.sample:
         settings = msgspec.structs.replace(settings, sample=None)
     plugins.check("model", settings.model, {"device": settings.device, "dtype": settings.dtype})
@@ -209,4 +210,4 @@ def _known_by_heart(log: Training) -> None:
     for split, spans in found.spans.items():
         for span in spans[:SHOWN] if split == "train" else spans[:1]:
             text = " ".join(span.text.split())
-            say(console, f"{span.tokens} tokens of {split}: {text}", indent=2)
+            say(console, f"{span.tokens} token{'s' * (span.tokens != 1)} of {split}: {text}", indent=2)
