@@ -12,7 +12,13 @@ from torch import Tensor
 
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["at_least_float32", "check_state", "load_tensors"]
+__all__ = ["CONFIG_KEY", "STATE_PREFIX", "at_least_float32", "check_state", "load_tensors"]
+
+CONFIG_KEY = "evalgpt.model"
+"""Where a checkpoint of ``evalgpt train`` keeps the fields of its model, as JSON in the safetensors metadata."""
+
+STATE_PREFIX = "training."
+"""How the tensors of such a checkpoint begin that are no weights: the optimiser's and the random state."""
 
 WRAPPERS = ("model_state_dict", "state_dict", "model")
 """Keys under which training scripts keep the weights beside the optimizer's state."""
@@ -40,10 +46,11 @@ def load_tensors(path: str) -> dict[str, Tensor]:
 
 def _safetensors(file: Path) -> object:
     import safetensors
-    import safetensors.torch
 
     try:
-        return safetensors.torch.load_file(file)
+        with safetensors.safe_open(file, framework="pt") as opened:
+            names = opened.keys()
+            return {name: opened.get_tensor(name) for name in names if not name.startswith(STATE_PREFIX)}
     except (safetensors.SafetensorError, OSError) as error:
         raise EvaluationError(f"{file} is not a readable safetensors file: {error}") from error
 

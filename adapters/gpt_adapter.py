@@ -11,7 +11,8 @@ from torch import Tensor
 from evalgpt.adapters.base import TorchModel, fingerprint, runtime_facts, versions
 from evalgpt.adapters.gpt import GPTModel
 from evalgpt.adapters.gpt2_bpe import END_OF_TEXT, GPT2Tokenizer
-from evalgpt.core import Encoding
+from evalgpt.adapters.training import TorchTrainer
+from evalgpt.core import Encoding, Optimisation, Trainer
 
 __all__ = ["GPTAdapter"]
 
@@ -20,6 +21,9 @@ class GPTAdapter(TorchModel):
     """A GPTModel with GPT-2's tokenizer, in eval mode, scored through the tiled head."""
 
     shares_prefixes = True
+
+    drawn: Tensor | None = None
+    """The state of torch's generator after it drew the weights; None where they were loaded."""
 
     def __init__(
         self,
@@ -35,9 +39,9 @@ class GPTAdapter(TorchModel):
         self.module = module
         self.torch_device = device
         # Of the weights as they came, before they are moved and rounded: the same for every device and dtype.
-        self.fingerprint = fingerprint(module.state_dict().items(), extra=f"GPTModel n_heads={config.n_heads}")
+        self._fingerprint = self._hash()
         module.eval().to(device=device, dtype=dtype)
-        self._versions = versions(module.parameters())
+        self._versions = self._hashed = versions(module.parameters())
         self._tokenizer = tokenizer
         self.context_length = config.context_length
         self.vocab_size = config.vocab_size
@@ -49,6 +53,17 @@ class GPTAdapter(TorchModel):
         self.device = str(device)
         self.dtype = str(dtype).removeprefix("torch.")
         self.runtime = runtime_facts(device)
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """Taken again once a weight was changed in this process, then of the weights as they are here."""
+        now = versions(self.module.parameters())
+        if now != self._hashed:
+            self._fingerprint, self._hashed = self._hash(), now
+        return self._fingerprint
+
+    def _hash(self) -> str:
+        return fingerprint(self.module.state_dict().items(), extra=f"GPTModel n_heads={self.module.config.n_heads}")
 
     @property
     def cache_id(self) -> str | None:  # type: ignore[override]
@@ -73,3 +88,6 @@ class GPTAdapter(TorchModel):
 
     def unembedding(self) -> Tensor:
         return self.module.out_head.weight
+
+    def trainer(self, how: Optimisation) -> Trainer:
+        return TorchTrainer(self, self.module, how, asdict(self.module.config), self.drawn)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from evalgpt.core import Model, UsageError
 from evalgpt.hooks import Register, hookimpl
 
@@ -15,43 +18,82 @@ PRESETS = {
 }
 """GPT-2's four sizes. As in the course, a preset leaves the context at 256 and the biases off."""
 
+REST: dict[str, int | float | bool] = {
+    "vocab_size": 50257,
+    "context_length": 256,
+    "drop_rate": 0.1,
+    "qkv_bias": False,
+}
+"""The fields that are the same for every preset."""
+
 
 def make_scratch(
     argument: str | None,
     *,
     seed: int = 123,
     weights: str | None = None,
-    vocab_size: int = 50257,
-    context_length: int = 256,
+    vocab_size: int | None = None,
+    context_length: int | None = None,
     emb_dim: int | None = None,
     n_heads: int | None = None,
     n_layers: int | None = None,
-    drop_rate: float = 0.1,
-    qkv_bias: bool = False,
+    drop_rate: float | None = None,
+    qkv_bias: bool | None = None,
     device: str = "auto",
     dtype: str = "float32",
 ) -> Model:
-    """A GPT built from scratch: random weights, or your checkpoint with weights=FILE; scratch:355M for a size."""
-    preset = argument or "124M"
-    if preset not in PRESETS:
-        raise UsageError(f"model 'scratch' has no preset {preset!r}; known: {', '.join(PRESETS)}")
-    if weights is not None and emb_dim is not None and n_heads is None:
-        n_heads = next((shape["n_heads"] for shape in PRESETS.values() if shape["emb_dim"] == emb_dim), None)
-        if n_heads is None:  # a wrong number that divides emb_dim would load, and score wrongly
-            raise UsageError("model 'scratch': give n_heads=..., which a checkpoint's shapes do not show")
-    shape = {"emb_dim": emb_dim, "n_heads": n_heads, "n_layers": n_layers}
-    fields: dict[str, int | float | bool] = {
-        "vocab_size": vocab_size,
-        "context_length": context_length,
-        **{key: PRESETS[preset][key] if value is None else value for key, value in shape.items()},
-        "drop_rate": drop_rate,
-        "qkv_bias": qkv_bias,
-    }
+    """A GPT built from scratch: random weights, or your checkpoint with weights=FILE; scratch:355M for a size.
+
+    Fields not given are those of the checkpoint where evalgpt train wrote it, else of the 124M: vocab_size=50257,
+    context_length=256, emb_dim=768, n_heads=12, n_layers=12, drop_rate=0.1, qkv_bias=false.
+    """
+    if argument is not None and argument not in PRESETS:
+        raise UsageError(f"model 'scratch' has no preset {argument!r}; known: {', '.join(PRESETS)}")
+    size: dict[str, int | None] = {"emb_dim": emb_dim, "n_heads": n_heads, "n_layers": n_layers}
+    if argument is not None:
+        size = {key: PRESETS[argument][key] if value is None else value for key, value in size.items()}
+    given = {"vocab_size": vocab_size, "context_length": context_length, **size, "qkv_bias": qkv_bias}
+    found = None if weights is None else _recorded(weights)
+    if found is None:
+        found = {**REST, **PRESETS[argument or "124M"]}
+        if weights is not None and emb_dim is not None and n_heads is None:
+            found["n_heads"] = _heads(emb_dim)
+    else:
+        for key, value in given.items():
+            if value is not None and value != found[key]:
+                raise UsageError(f"model 'scratch': {weights} has {key}={found[key]}, not {value}; leave {key} out")
+    known = {**given, "drop_rate": drop_rate}
+    fields = {key: found[key] if value is None else value for key, value in known.items()}
     _check(fields, seed)
 
     from evalgpt.adapters.scratch_weights import build_scratch  # torch: not needed to list models
 
     return build_scratch(fields, seed=seed, weights=weights, device=device, dtype=dtype)
+
+
+def _recorded(weights: str) -> dict[str, int | float | bool] | None:
+    """The fields that ``evalgpt train`` wrote into a checkpoint; None where the file has none, or is not one."""
+    if not (Path(weights).is_file() and weights.lower().endswith(".safetensors")):
+        return None
+    import safetensors
+
+    from evalgpt.adapters.checkpoint import CONFIG_KEY
+
+    try:
+        with safetensors.safe_open(weights, framework="pt") as file:
+            found = json.loads((file.metadata() or {})[CONFIG_KEY])
+            fields = {key: found[key] for key in ("emb_dim", "n_heads", "n_layers", *REST)}
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None  # what is wrong with the file is told when its weights are read
+    return fields if all(isinstance(value, (int, float)) for value in fields.values()) else None
+
+
+def _heads(emb_dim: int) -> int:
+    """The heads of GPT-2's size of that width: a wrong number that divides it would load, and score wrongly."""
+    for shape in PRESETS.values():
+        if shape["emb_dim"] == emb_dim:
+            return shape["n_heads"]
+    raise UsageError("model 'scratch': give n_heads=..., which a checkpoint's shapes do not show")
 
 
 def _check(fields: dict[str, int | float | bool], seed: int) -> None:

@@ -26,16 +26,22 @@ def build_scratch(fields: Mapping[str, Any], *, seed: int, weights: str | None, 
     torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     tokenizer = GPT2Tokenizer()  # before the weights: if its tables are missing, fail at once
     config = GPTConfig(**fields)
-    module = _random(config, seed) if weights is None else _loaded(config, weights)
-    source: dict[str, object] = {"seed": seed} if weights is None else {"weights": weights}
-    return GPTAdapter("scratch", module, tokenizer, source, torch_device, torch_dtype)
+    if weights is not None:
+        return GPTAdapter(
+            "scratch", _loaded(config, weights), tokenizer, {"weights": weights}, torch_device, torch_dtype
+        )
+    module, drawn = _random(config, seed)
+    model = GPTAdapter("scratch", module, tokenizer, {"seed": seed}, torch_device, torch_dtype)
+    model.drawn = drawn
+    return model
 
 
-def _random(config: GPTConfig, seed: int) -> GPTModel:
-    """The weights that ``torch.manual_seed(seed); GPTModel(config)`` draws, the caller's generator left alone."""
+def _random(config: GPTConfig, seed: int) -> tuple[GPTModel, Tensor]:
+    """The weights that ``torch.manual_seed(seed); GPTModel(config)`` draws, the caller's generator left alone; and the
+    state of the generator after them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GPTModel(config)
+        return GPTModel(config), torch.get_rng_state()
 
 
 def _loaded(config: GPTConfig, path: str) -> GPTModel:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from evalgpt import cli_learn
+from evalgpt.cli_train import train
 from evalgpt.plugins import load_plugins
 from evalgpt.shell import Cli, Share, common, models, names_of, output, running, state_of, tasks
 from evalgpt.specs import visible
@@ -193,6 +194,9 @@ def verify(ctx: click.Context, /, **options: Any) -> None:
     ctx.exit(verify_all(state_of(ctx).plugins, VerifyOptions(**options)))
 
 
+cli.add_command(train)
+
+
 @cli.command()
 @click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
 @common
@@ -245,7 +249,7 @@ def cache(action: str) -> None:
 @cli.command()
 @click.argument(
     "what",
-    type=click.Choice(["report", "comparison", "difference", "check", "explanation", "generation"]),
+    type=click.Choice(["report", "comparison", "difference", "check", "explanation", "generation", "training"]),
     default="report",
 )
 @common
@@ -261,6 +265,7 @@ def schema(what: str) -> None:
     from evalgpt.generation import Generation
     from evalgpt.report import Report, json_schema
     from evalgpt.testing import Checked
+    from evalgpt.training_log import Training
 
     documents: dict[str, type[msgspec.Struct]] = {
         "report": Report,
@@ -269,6 +274,7 @@ def schema(what: str) -> None:
         "check": Checked,
         "explanation": Explanation,
         "generation": Generation,
+        "training": Training,
     }
     click.echo(json.dumps(json_schema(documents[what]), indent=2))
 

@@ -25,10 +25,13 @@ __all__ = [
     "EvalgptError",
     "EvaluationError",
     "Model",
+    "Optimisation",
     "Row",
     "Scored",
     "Task",
     "TokenScores",
+    "Trained",
+    "Trainer",
     "UsageError",
     "Window",
     "alike",
@@ -164,6 +167,58 @@ class Row:
     detail: TokenScores | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Optimisation:
+    """How a trainer changes weights: by AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), betas 0.9 and 0.999.
+
+    ``clip`` is the largest norm that the gradient of all weights together may have, None for any. ``seed`` is that of
+    shuffling and dropout; with None they go on from the random draws that made the weights, where these were drawn,
+    as in a script that seeds once.
+    """
+
+    weight_decay: float = 0.1
+    clip: float | None = None
+    seed: int | None = None
+
+
+class Trained(NamedTuple):
+    """One update: the mean loss (nats per token) of its batches before it, and the norm of the gradient unclipped."""
+
+    loss: float
+    gradient_norm: float
+
+
+class Trainer(ABC):
+    """A model under gradient descent. Outside of :meth:`step` the model is in eval mode, and its scores and its
+    fingerprint are those of the weights as they are."""
+
+    @abstractmethod
+    def order(self, count: int, *, shuffle: bool = True) -> list[int]:
+        """The numbers 0 .. count - 1 in the order of one pass over the data. Equal seeds give equal orders."""
+
+    @abstractmethod
+    def step(self, batches: Sequence[Sequence[Sequence[int]]], learning_rate: float) -> Trained:
+        """One update from the mean gradient of ``batches``, each of rows of L + 1 ids: fed ``ids[:-1]``, ``ids[1:]``
+        predicted. Where the loss or the gradient is not finite, no weight is changed."""
+
+    @abstractmethod
+    def save(self, path: str, facts: Mapping[str, str], *, resumable: bool) -> None:
+        """Write the weights to ``path`` as safetensors, with ``facts``; and, ``resumable``, all that :meth:`restore`
+        needs to go on to the same bits.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+
+    @abstractmethod
+    def restore(self, path: str) -> Mapping[str, str]:
+        """Go back to what :meth:`save` wrote; its ``facts``.
+
+        Raises:
+            EvaluationError: the file cannot be read, or is another model's.
+        """
+
+
 class Model(ABC):
     """A language model: the only thing an adapter must be.
 
@@ -243,6 +298,14 @@ class Model(ABC):
     def gives_logits(self) -> bool:
         """Whether :meth:`next_logits` is there."""
         return type(self).next_logits is not Model.next_logits
+
+    def trainer(self, how: Optimisation) -> Trainer:
+        """What changes this model's weights.
+
+        Raises:
+            UsageError: this model cannot be trained, by default.
+        """
+        raise UsageError(f"model {self.name} cannot be trained by evalgpt; scratch and gpt2 can")
 
 
 class Task(ABC):

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,7 +161,7 @@ def _unpacked(columns: Mapping[str, NDArray[Any]], name: str) -> list[str]:
 
 def _npz(columns: Columns) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, **columns)
+    np.savez_compressed(file, **cast(Any, columns))  # columns are no flags
     return file.getvalue()
 
 

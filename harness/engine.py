@@ -136,20 +136,21 @@ def check_finite(model: Model, document: Document, nll: NDArray[np.float32]) -> 
         raise EvaluationError(f"model {model.name} gave {what} in document {document.id!r}")
 
 
-def plan_windows(model: Model, documents: Iterable[Document], protocol: Protocol) -> list[Plan]:
-    """Tokenize ``documents`` and draw the windows of ``protocol``, bound to ``model``.
+def plan_windows(model: Model, documents: Iterable[Document], protocol: Protocol, *, enough: bool = True) -> list[Plan]:
+    """Tokenize ``documents`` and draw the windows of ``protocol``, bound to ``model``; ``enough`` asks for one.
 
     Raises:
         EvaluationError, UsageError: as :func:`score_documents`.
     """
     plans: list[Plan] = []
     names: set[str] = set()
-    for document in documents:
+    for document in (document.whole() for document in documents):
         if document.id in names:
             raise EvaluationError(f"two documents are called {document.id!r}; each needs an id of its own")
         names.add(document.id)
         plans += _plan(model, document, protocol)
-    _check_enough(plans, protocol)
+    if enough:
+        _check_enough(plans, protocol)
     return plans
 
 

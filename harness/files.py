@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["STDOUT", "check_writable", "is_stream", "write_bytes"]
+__all__ = ["STDOUT", "check_writable", "is_stream", "replacing", "write_bytes"]
 
 TEMPORARY = ".evalgpt-"
 """How the names of files being written begin; the target's own name may be as long as names get."""
@@ -70,13 +72,27 @@ def write_bytes(data: bytes, path: str) -> None:
 
 
 def _replace(target: Path, data: bytes) -> None:
+    with replacing(target) as name:
+        Path(name).write_bytes(data)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[str]:
+    """The name of a file to write beside ``target``, whose place it takes at the end, or never if writing fails.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
     handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield name
+        handle = os.open(name, os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         os.chmod(name, mode)
         os.replace(name, target)
     except BaseException:

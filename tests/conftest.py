@@ -1,6 +1,7 @@
 """Fixtures for data that is not part of the repository."""
 
 import os
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def book_here(tmp_path, monkeypatch):
+    """A folder with texts: one to train on, and one of a few words."""
+    monkeypatch.chdir(tmp_path)
+    story = (resources.files("evalgpt.tasks") / "story.txt").read_bytes().decode()
+    Path("book.txt").write_text(story[:3600], encoding="utf-8")
+    Path("short.txt").write_text("Every effort moves you. " * 12, encoding="utf-8")
+    return tmp_path

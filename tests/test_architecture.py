@@ -120,10 +120,44 @@ ALLOWED = {
     },
     "page": {"compare", "core", "detail", "page_compare", "page_text", "page_views", "report"},
     "run_html": {"core", "detail", "files", "page", "report", "specs"},
+    "training_log": {"core", "files", "report"},
+    "training_data": {"core", "engine", "protocols", "training_log", "windows"},
+    "memorised": {"core", "report", "training_log"},
+    "training": {
+        *(
+            "api",
+            "batching",
+            "core",
+            "files",
+            "memorised",
+            "protocols",
+            "report",
+            "training_data",
+            "training_log",
+        )
+    },
+    "curve": set(),
+    "run_train": {
+        *(
+            "core",
+            "curve",
+            "environment",
+            "files",
+            "plugins",
+            "progress",
+            "protocols",
+            "render",
+            "specs",
+            "training",
+            "training_log",
+        )
+    },
+    "cli_train": {"core", "run_train", "shell"},
     "cli": {
         *(
             "cache",
             "cli_learn",
+            "cli_train",
             "compare",
             "difference",
             "explanation",
@@ -140,6 +174,7 @@ ALLOWED = {
             "shell",
             "specs",
             "testing",
+            "training_log",
         )
     },
     "__main__": {"cli"},
@@ -157,6 +192,7 @@ SHARED_ADAPTERS = {
     "hf_loading",
     "hf_tokenizer",
     "tiled",
+    "training",
 }
 MODEL_FILES = {"scratch": {"scratch_weights"}, "gpt2": {"gpt2_weights"}, "hf": {"hf_model"}}
 """A plugin whose model needs torch keeps it in a file of its own, which it alone imports."""

@@ -1,0 +1,213 @@
+"""``evalgpt train``: build, train, show the losses as they fall, and say what came of it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import click
+import msgspec
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from evalgpt.core import Model, Task, UsageError
+from evalgpt.curve import curve
+from evalgpt.environment import software
+from evalgpt.files import TEMPORARY
+from evalgpt.plugins import Plugins
+from evalgpt.progress import waiting
+from evalgpt.protocols import Protocol
+from evalgpt.render import console_for, say
+from evalgpt.specs import printable, visible
+from evalgpt.training import begin, resume, train
+from evalgpt.training_log import BEST, LAST, LOG, Settings, Training, read_training
+
+__all__ = ["begin_run", "resume_run"]
+
+HEIGHT = 12
+"""Lines of the curve."""
+
+SHOWN = 3
+"""How many memorised spans are printed."""
+
+
+def begin_run(plugins: Plugins, given: Mapping[str, Any], output: str, quiet: bool, command: Sequence[str]) -> None:
+    """Begin a run in the folder ``output``, which holds none."""
+    folder = Path(output)
+    for name in (LOG, LAST, BEST):
+        if (folder / name).exists():
+            raise UsageError(
+                f"{folder} holds a training run already ({name}); go on with it by --resume {folder}, or give another "
+                f"folder"
+            )
+    texts: dict[str, Any] = {key: printable(value) for key, value in given.items() if isinstance(value, str)}
+    settings = Settings(**{**given, **texts})
+    if not settings.sample:
+        settings = msgspec.structs.replace(settings, sample=None)
+    plugins.check("model", settings.model, {"device": settings.device, "dtype": settings.dtype})
+    plugins.check("task", settings.task)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from None
+    try:
+        model, task, protocol = _build(plugins, settings, quiet)
+        _go(model, task, protocol, begin(model, task, protocol, settings, command), folder, quiet)
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def resume_run(plugins: Plugins, run: str, quiet: bool) -> None:
+    """Go on with the run in the folder ``run``."""
+    folder = Path(run)
+    settings = read_training(folder).settings
+    model, task, protocol = _build(plugins, settings, quiet)
+    log = resume(folder, model, task)
+    _warn_of_other_bits(log, model)
+    for left in folder.glob(f"{TEMPORARY}*"):  # of a kill while a file was written
+        left.unlink(missing_ok=True)
+    _go(model, task, protocol, log, folder, quiet)
+
+
+def _build(plugins: Plugins, settings: Settings, quiet: bool) -> tuple[Model, Task, Protocol]:
+    task = plugins.task(settings.task)
+    with waiting(f"building {settings.model}", quiet):
+        model = plugins.model(settings.model, device=settings.device, dtype=settings.dtype)
+    return model, task, plugins.protocol("book", context=settings.context, stride=settings.stride).bind(model)
+
+
+def _go(model: Model, task: Task, protocol: Protocol, log: Training, folder: Path, quiet: bool) -> None:
+    with _Screen(quiet) as screen:
+        train(model, task, protocol, log, folder, screen)
+    _summary(log, folder)
+
+
+def _warn_of_other_bits(log: Training, model: Model) -> None:
+    """Say that a run which goes on elsewhere ends in other last digits."""
+    then: dict[str, object] = {"torch": log.run.software.get("torch"), **log.model.runtime}
+    now: dict[str, object] = {"torch": software().get("torch"), **model.runtime}
+    other = [f"{key} {then[key]} then, {now.get(key)} now" for key in then if then[key] != now.get(key)]
+    if other:
+        click.echo(
+            f"evalgpt: warning: {visible('; '.join(other))}: the weights will differ in their last digits from those "
+            f"of a run that was not stopped",
+            err=True,
+        )
+
+
+class _Screen:
+    """The losses as they fall: a curve that lives on a terminal, a line for each evaluation elsewhere.
+
+    Ctrl-C asks for a stop after the update that is being made; a second one stops at once.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.console = console_for()
+        self.live: Live | None = None
+        self.asked = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if not self.quiet and self.console.is_terminal:
+            self.live = Live(console=self.console, auto_refresh=False)
+            self.live.start()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.live is not None:
+            self.live.stop()
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        if not self.quiet:
+            click.echo("stopping after this update; once more to stop at once", err=True)
+
+    def stopping(self) -> bool:
+        return self.asked
+
+    def updated(self, log: Training) -> None:
+        if self.live is not None:
+            self.live.update(self._picture(log), refresh=True)
+
+    def evaluated(self, log: Training) -> None:
+        if self.quiet:
+            return
+        found = log.evaluations[-1]
+        line = (
+            f"epoch {found.epoch}, update {found.updates}: train loss {found.train_loss:.3f}, "
+            f"validation loss {found.validation_loss:.3f}"
+        )
+        if found.course_train_loss is not None and found.course_validation_loss is not None:
+            line += (
+                f" (the course's, over {log.settings.eval_iter} batches: {found.course_train_loss:.3f}, "
+                f"{found.course_validation_loss:.3f})"
+            )
+        self._say(log, line)
+
+    def sampled(self, log: Training) -> None:
+        if not self.quiet:
+            self._say(log, "  " + " ".join(log.samples[-1].text.splitlines()))
+
+    def _say(self, log: Training, line: str) -> None:
+        say(self.console, line)
+        self.console.file.flush()
+        self.updated(log)
+
+    def _picture(self, log: Training) -> Group:
+        updates = log.updates
+        train = [(e.updates, e.train_loss) for e in log.evaluations]
+        validation = [(e.updates, e.validation_loss) for e in log.evaluations]
+        width = min(self.console.width, 100)
+        marks = [("·", list(enumerate(updates.loss))), ("●", train), ("○", validation)]
+        lines = curve(marks, log.total_updates, width, HEIGHT) if width >= 30 else []
+        done = len(updates.loss)
+        state = f"{done} of {log.total_updates} updates"
+        if done:
+            left = updates.seconds[-1] / done * (log.total_updates - done)
+            state += f", loss {updates.loss[-1]:.3f}, learning rate {updates.learning_rate[-1]:.2g}, {left:.0f} s left"
+        if lines:
+            state += "   ● train  ○ validation  · batch"
+        return Group(*(Text(line, no_wrap=True, overflow="crop") for line in (*lines, state)))
+
+
+def _summary(log: Training, folder: Path) -> None:
+    console = console_for()
+    first, last, best = log.evaluations[0], log.evaluations[-1], log.best
+    say(
+        console,
+        f"{last.updates} updates on {last.tokens_seen} tokens in {last.seconds:.0f} s: train loss "
+        f"{first.train_loss:.4f} to {last.train_loss:.4f}, validation loss {first.validation_loss:.4f} to "
+        f"{last.validation_loss:.4f}",
+    )
+    if best is not None:
+        say(console, f"lowest validation loss {best.validation_loss:.4f}, after {best.updates} updates")
+    if log.memorised is not None:
+        _known_by_heart(log)
+    how = "".join(f" --{key} {log.protocol.settings[key]}" for key in ("context", "stride"))
+    say(console, f"evaluate it: evalgpt run -m scratch:weights={folder / BEST} -t {log.settings.task} -p book{how}")
+    click.echo(f"Training: {visible(str(folder))}/ ({BEST}, {LAST}, {LOG})", err=True)
+
+
+def _known_by_heart(log: Training) -> None:
+    console, found = console_for(), log.memorised
+    assert found is not None
+    shares = ", ".join(f"{share:.1%} of the {split} part" for split, share in found.share.items())
+    say(console, f"predicted with a probability above {found.probability:g}: {shares}")
+    for split, spans in found.spans.items():
+        for span in spans[:SHOWN] if split == "train" else spans[:1]:
+            text = " ".join(span.text.split())
+            say(console, f"{span.tokens} token{'s' * (span.tokens != 1)} of {split}: {text}", indent=2)

@@ -1,0 +1,132 @@
+"""A run that was killed, stopped, or out of disk goes on to the same bits."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import COMMAND, SMALL, evalgpt_, process, same_bits, succeeded, tensors_of, train
+
+from evalgpt.training_log import read_training
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+KILLER = """
+import os, signal, sys
+from evalgpt.adapters.training import TorchTrainer
+from evalgpt.cli import main
+
+when, count = sys.argv.pop(1), 0
+write = TorchTrainer.save
+
+def save(self, path, facts, *, resumable):
+    global count
+    count += resumable
+    write(self, path, facts, resumable=resumable)
+    if count == 3:
+        data = open(path, "rb").read()
+        open(path, "wb").write(data[: len(data) // 2])
+        os.kill(os.getpid(), getattr(signal, when))
+
+TorchTrainer.save = save
+main()
+"""
+
+RUN = ["-m", SMALL, "-t", "text:book.txt", "--steps", "10", "--save-every", "3", "--sample", "", "-q"]
+
+
+def test_a_run_that_was_killed_while_it_wrote_goes_on_to_the_same_bits(book_here):
+    whole = process(COMMAND, "train", *RUN, "-o", "whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = process(sys.executable, "-c", KILLER, "SIGKILL", "train", *RUN, "-o", "run")
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(Path("run").glob(".evalgpt-*"))) == 1, "half a file, which has no name of the run's"
+    _, facts = tensors_of("run/last.safetensors")
+    assert json.loads(facts["evalgpt.state"])["updates"] == 6
+    resumed = process(COMMAND, "train", "--resume", "run", "-q")
+    assert resumed.returncode == 0, resumed.stderr
+    same_bits("whole/last.safetensors", "run/last.safetensors")
+    same_bits("whole/best.safetensors", "run/best.safetensors")
+    logs = [read_training(Path(name)) for name in ("whole", "run")]
+    assert logs[0].updates.loss == logs[1].updates.loss
+    assert [e.fingerprint for e in logs[0].evaluations] == [e.fingerprint for e in logs[1].evaluations]
+    assert logs[0].memorised == logs[1].memorised
+    assert list(Path("run").glob(".evalgpt-*")) == []
+
+
+def test_a_run_that_was_killed_anywhere_goes_on_to_the_same_bits(book_here):
+    running = subprocess.Popen(
+        [COMMAND, "train", *RUN, "-o", "run"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not Path("run/last.safetensors").exists() and running.poll() is None:
+        time.sleep(0.02)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL, "killed before it was done"
+    assert process(COMMAND, "train", "--resume", "run", "-q").returncode == 0
+    assert process(COMMAND, "train", *RUN, "-o", "whole").returncode == 0
+    same_bits("whole/last.safetensors", "run/last.safetensors")
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(book_here):
+    succeeded(train("--steps", "3"))
+    before = tensors_of("run/last.safetensors")
+    Path("run/last.safetensors").unlink()
+    succeeded(evalgpt_("train", "--resume", "run"))
+    after = tensors_of("run/last.safetensors")
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert len(read_training(Path("run")).updates.loss) == 3
+
+
+def test_ctrl_c_stops_after_the_update_with_a_checkpoint(book_here):
+    succeeded(train("--steps", "9", folder="whole"))
+    script = KILLER.replace("if count == 3", "if self.model.trained and not os.path.exists('asked')")
+    script = script.replace('open(path, "wb").write(data[: len(data) // 2])', "open('asked', 'w').close()")
+    stopped = process(
+        sys.executable, "-c", script, "SIGINT", "train", *RUN[:4], "--steps", "9", "--sample", "", "-q", "-o", "run"
+    )
+    assert stopped.returncode == 1
+    assert "Traceback" not in stopped.stderr
+    assert "stopped after 1 of 9 updates; go on with evalgpt train --resume run" in stopped.stderr
+    succeeded(evalgpt_("train", "--resume", "run", "-q"))
+    same_bits("whole/last.safetensors", "run/last.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["last.safetensors", "best.safetensors"])
+def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(book_here, kind):
+    """Files may not grow beyond a limit: past the size of the weights, or of the optimiser's state with them."""
+    assert process(COMMAND, "train", *RUN, "-o", "whole").returncode == 0
+    best, last = (Path(f"whole/{name}.safetensors").stat().st_size for name in ("best", "last"))
+    limit = (best + last) // 2 if kind == "last.safetensors" else best // 2
+
+    def small():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    result = process(COMMAND, "train", *RUN, "-o", "run", preexec_fn=small)
+    (line,) = result.stderr.splitlines()
+    assert result.returncode == 1
+    assert line.startswith(f"evalgpt: error: cannot write run/{kind}: ")
+    assert "(unexpected" not in line
+    kept = "run/best.safetensors has the weights" if kind == "last.safetensors" else "there is no checkpoint yet"
+    assert kept in line
+    assert [p.name for p in Path("run").glob(".evalgpt-*")] == []
+    assert process(COMMAND, "train", "--resume", "run", "-q").returncode == 0
+    same_bits("whole/last.safetensors", "run/last.safetensors")
+
+
+def test_a_run_fine_tuned_from_weights_goes_on_to_the_same_bits(book_here):
+    succeeded(train("--steps", "2", folder="first"))
+    given = ["-m", "scratch:weights=first/last.safetensors", "-t", "text:book.txt", "--steps", "9", "--sample", ""]
+    given += ["--save-every", "2", "--warmup", "3", "--decay", "cosine", "--clip", "0.5", "--accumulate", "2", "-q"]
+    assert process(COMMAND, "train", *given, "-o", "whole").returncode == 0
+    assert process(sys.executable, "-c", KILLER, "SIGKILL", "train", *given, "-o", "run").returncode < 0
+    assert process(COMMAND, "train", "--resume", "run", "-q").returncode == 0
+    same_bits("whole/last.safetensors", "run/last.safetensors")
