@@ -217,6 +217,30 @@ def cache(action: str) -> None:
 
 
 @cli.command()
+@click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
+@click.option(
+    "--to", "name", type=click.Choice(["lm-eval", "inspect", "csv", "markdown"]), required=True, help="The format."
+)
+@click.option("-o", "--output", metavar="FILE", help="A file, a folder, or - for standard output.  [default: -]")
+@common
+def export(reports: Sequence[str], name: str, output: str | None) -> None:
+    """Write reports in a format of other tools.
+
+    lm-eval: its results file, one for each run and model. inspect: a log of inspect_ai, one for each evaluation. csv: a
+    line for each evaluation and split. markdown: a model card's tables, below the model-index that Hugging Face reads.
+    Where there are several files to write, -o names a folder.
+
+    \b
+    Try:  evalgpt export report.json --to markdown
+          evalgpt export before.json after.json --to csv -o both.csv
+          evalgpt export report.json --to inspect -o logs/
+    """
+    from evalgpt.run_export import export_all
+
+    export_all(reports, name, output)
+
+
+@cli.command()
 @click.argument("what", type=click.Choice(["report", "comparison", "difference", "check"]), default="report")
 @common
 def schema(what: str) -> None:

@@ -95,6 +95,15 @@ ALLOWED = {
     "run_check": {"core", "files", "plugins", "progress", "render", "report", "specs", "testing"},
     "run_difference": {"core", "difference", "files", "render", "report"},
     "run_verify": {"core", "plugins", "progress", "protocols", "render", "report", "specs", "verify"},
+    "export_base": {"core", "metrics", "report"},
+    "export_csv": {"export_base", "metrics", "report", "specs"},
+    "export_inspect": {"export_base", "metrics", "report"},
+    "export_lm_eval": {"core", "export_base", "metrics", "report"},
+    "export_markdown": {"export_base", "metrics", "render", "report", "specs"},
+    "run_export": {
+        *("core", "export_base", "export_csv", "export_inspect", "export_lm_eval", "export_markdown"),
+        *("files", "report", "specs"),
+    },
     "shell": {"core", "plugins", "specs"},
     "cli": {
         *(
@@ -108,6 +117,7 @@ ALLOWED = {
             "run_check",
             "run_compare",
             "run_difference",
+            "run_export",
             "run_verify",
             "shell",
             "specs",
