@@ -218,9 +218,7 @@ def cache(action: str) -> None:
 
 @cli.command()
 @click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
-@click.option(
-    "--to", "name", type=click.Choice(["lm-eval", "inspect", "csv", "markdown"]), required=True, help="The format."
-)
+@click.option("--to", "name", type=click.Choice(["lm-eval", "inspect", "csv", "markdown"]), required=True)
 @click.option("-o", "--output", metavar="FILE", help="A file, a folder, or - for standard output.  [default: -]")
 @common
 def export(reports: Sequence[str], name: str, output: str | None) -> None:
@@ -232,8 +230,7 @@ def export(reports: Sequence[str], name: str, output: str | None) -> None:
 
     \b
     Try:  evalgpt export report.json --to markdown
-          evalgpt export before.json after.json --to csv -o both.csv
-          evalgpt export report.json --to inspect -o logs/
+          evalgpt export before.json after.json --to inspect -o logs/
     """
     from evalgpt.run_export import export_all
 

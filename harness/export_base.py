@@ -74,7 +74,8 @@ def accuracies(evaluation: Evaluation) -> dict[str, dict[str, float]]:
         paradigm, _, name = key.rpartition(".")
         if value is not None:
             found.setdefault(paradigm, {})[name] = value
-    return {name: numbers for name, numbers in found.items() if {"pairs", "accuracy"} <= numbers.keys()}
+    complete = {name: numbers for name, numbers in found.items() if {"pairs", "accuracy"} <= numbers.keys()}
+    return {"": complete.pop(""), **complete} if "" in complete else {}
 
 
 def file_name(text: str) -> str:

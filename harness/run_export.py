@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import click
 
-from evalgpt.core import UsageError
+from evalgpt.core import EvaluationError, UsageError
 from evalgpt.export_base import Exported, Source
 from evalgpt.export_csv import to_csv
 from evalgpt.export_inspect import to_inspect
@@ -46,7 +46,7 @@ def export_all(paths: Sequence[str], name: str, output: str | None) -> None:
 
     Raises:
         UsageError: a report cannot be read or exported, there are several files to write and ``output`` is none of a
-            folder, or it cannot be written.
+            folder, or it cannot be written. EvaluationError: writing failed half-way.
     """
     form = FORMATS[name]
     sources = [Source(path, read_report(path)) for path in paths]
@@ -54,7 +54,7 @@ def export_all(paths: Sequence[str], name: str, output: str | None) -> None:
         raise UsageError(f"there is nothing to export: {', '.join(paths)} without an evaluation")
     files = form.make(sources)
     target = "-" if output is None else output
-    if target not in STDOUT and (target.endswith(os.sep) or Path(target).is_dir()):
+    if target not in ("", *STDOUT) and (target.endswith(os.sep) or Path(target).is_dir()):
         _write_into(target, files, form, paths)
     elif len(files) > 1:
         raise UsageError(
@@ -62,9 +62,19 @@ def export_all(paths: Sequence[str], name: str, output: str | None) -> None:
             f"-o exported{os.sep}"
         )
     elif target in STDOUT:
-        sys.stdout.buffer.write(files[0].data)
+        _print(files[0].data)
     else:
         _write([(target, files[0].data)], form, paths)
+
+
+def _print(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the reader has what it wanted
+        raise
+    except OSError as error:
+        raise EvaluationError(f"cannot write standard output: {error.strerror}") from None
 
 
 def _write_into(folder: str, files: Sequence[Exported], form: Format, paths: Sequence[str]) -> None:

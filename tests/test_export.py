@@ -295,6 +295,16 @@ def test_lm_eval_has_the_accuracies_of_pairs(reports):
     assert found["higher_is_better"][key] == {"acc": True, "acc_bytes": True}
 
 
+def test_accuracies_of_parts_alone_are_not_those_of_a_whole(reports, tmp_path):
+    def change(data):
+        data["evaluations"][0]["task_metrics"] = {"one.pairs": 2.0, "one.accuracy": 0.5}
+
+    for form in ("lm-eval", "csv", "markdown", "inspect"):
+        result = invoke(changed(reports["lm-eval"], tmp_path, change), "--to", form)
+        assert result.exit_code == 0, result.output
+        assert "acc,none" not in result.stdout
+
+
 def test_the_same_task_twice_keeps_both(reports, tmp_path):
     path = changed(reports["mixed"], tmp_path, lambda d: d["evaluations"].append(d["evaluations"][1]))
     (file,) = to_lm_eval([source(path)])
@@ -323,6 +333,7 @@ def test_standard_input_is_read(reports):
         (["{two}", "{two}", "--to", "inspect", "-o", "{tmp}"], "give each once"),
         (["{two}", "--to", "csv", "-o", "{tmp}/none/x.csv"], "there is no folder"),
         (["{two}", "--to", "csv", "-o", "{tmp}/card.md"], "holds something else"),
+        (["{two}", "--to", "csv", "-o", ""], "cannot write"),
         (["{lm-eval}", "--to", "inspect", "-o", "{lm-eval}"], "holds something else"),
         (["{two}", "--to", "csv", "-o", "{tmp}/card.md/x/"], "cannot write"),
         (["{tmp}/card.md", "--to", "csv"], "is not an evalgpt report"),
@@ -365,6 +376,21 @@ def test_the_command_loads_no_torch(reports):
         [sys.executable, "-c", code, "export", str(reports["two"]), "--to", "csv"], capture_output=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(reports):
+    code = "from evalgpt.cli import main; main()"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "export", str(reports["two"]), "--to", "csv"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "cannot write standard output: No space left" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_names_of_files_are_safe_whatever_the_spec(reports, tmp_path):
