@@ -63,8 +63,8 @@ def _loss(model: Model, metrics: Metrics) -> Iterator[Verdict]:
     elif model.trained and metrics.loss > LIKE_RANDOM * uniform:
         yield Verdict(
             "like_random",
-            f"the weights were loaded and score like random ones ({against}): were all of them loaded, is the tokenizer"
-            f" theirs, and the text of a language they know?",
+            f"the weights were loaded and score like random ones ({against}): was it trained for long, were all of"
+            f" them loaded, is the tokenizer theirs, and the text of a language they know?",
         )
     elif model.trained is False and metrics.loss < uniform - KNOWS_TOO_MUCH:
         yield Verdict(
