@@ -192,7 +192,7 @@ def plain_chart(at: Sequence[float], values: Sequence[float], label: str, title:
 
 
 def _updates(ax: Axes) -> None:
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, max(ax.dataLim.x1, 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     ax.set_xlabel("updates")

@@ -90,10 +90,10 @@ def _sentences(log: Training) -> list[str]:
     if log.best is not None and log.evaluations and log.best.updates < log.evaluations[-1].updates:
         last = log.evaluations[-1]
         rise = last.validation_loss - log.best.validation_loss
-        if rise > 0:
+        if rise >= 0.005:
             found.append(
-                f"After update {log.best.updates:,} the validation loss rose by {rise:.4f} nats again, while the train "
-                f"loss ended at {last.train_loss:.4f}: from there on the model learns this text, not the language."
+                f"After update {log.best.updates:,} the validation loss rose again, by {rise:.4f} nats, while the "
+                f"train loss ended at {last.train_loss:.4f}: the model goes on to learn this text by heart."
             )
     return found
 
@@ -129,7 +129,7 @@ def _charts(log: Training) -> list[Chart]:
     about = "Train and validation loss as the harness measures them, without dropout"
     if done >= 3:
         about += (
-            f"; the thin line is each update's own batch, with dropout, the band of it its mean over {window} updates"
+            f"; the thin line is each update's own batch, with dropout, the broad one its mean over {window} updates"
         )
     charts = []
     if done or log.evaluations:
