@@ -239,9 +239,9 @@ def test_steps_stand_in_columns_and_their_text_is_text(open_page):
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 def test_no_number_of_a_step_is_cut(open_page, size):
     page = open_page("walk", size)
-    cut = "[...document.querySelectorAll('.strip .figure')].filter(f => f.scrollWidth > f.clientWidth).map(f => f.innerText)"
-    assert page.evaluate(cut) == []
-    assert page.evaluate("Math.max(...[...document.querySelectorAll('.strip .figure')].map(f => f.offsetHeight))") < 32
+    figures = "[...document.querySelectorAll('.strip .figure')]"
+    assert page.evaluate(f"{figures}.filter(f => f.scrollWidth > f.clientWidth).map(f => f.innerText)") == []
+    assert page.evaluate(f"Math.max(...{figures}.map(f => f.offsetHeight))") < 32
 
 
 def test_a_training_run_is_drawn_with_marks(open_page):
