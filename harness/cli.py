@@ -12,8 +12,7 @@ from typing import Any
 
 import click
 
-from evalgpt import cli_learn
-from evalgpt.cli_train import train
+from evalgpt import cli_learn, cli_reports, cli_train
 from evalgpt.plugins import load_plugins
 from evalgpt.shell import Cli, Share, common, models, names_of, output, running, state_of, tasks
 from evalgpt.specs import visible
@@ -34,8 +33,15 @@ def cli() -> None:
     """
 
 
-cli.add_command(cli_learn.explain)
-cli.add_command(cli_learn.generate)
+for command in (
+    cli_learn.explain,
+    cli_learn.generate,
+    cli_reports.export,
+    cli_reports.html,
+    cli_reports.show,
+    cli_train.train,
+):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -192,42 +198,6 @@ def verify(ctx: click.Context, /, **options: Any) -> None:
     from evalgpt.run_verify import VerifyOptions, verify_all
 
     ctx.exit(verify_all(state_of(ctx).plugins, VerifyOptions(**options)))
-
-
-cli.add_command(train)
-
-
-@cli.command()
-@click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
-@common
-def show(reports: Sequence[str]) -> None:
-    """Print the table of a report again; - reads standard input."""
-    from evalgpt.render import print_evaluations
-    from evalgpt.report import read_report
-
-    read = [read_report(path) for path in reports]
-    print_evaluations([evaluation for report in read for evaluation in report.evaluations])
-
-
-@cli.command()
-@click.argument("documents", nargs=-1, required=True, metavar="FILE...")
-@click.option("-o", "--output", metavar="FILE", help="The page; - for standard output.  [default: FILE.html]")
-@click.option("--title", metavar="TEXT", help="What stands above it.")
-@common
-def html(documents: Sequence[str], output: str | None, title: str | None) -> None:
-    """Make one page of reports: the text as a map of surprisal, charts, ledger. It opens offline.
-
-    Evaluations of the same text under the same protocol are compared with the first, token by token or by bytes. What
-    'evalgpt explain -o' wrote becomes a walk through the steps, the folder of a training run its curves.
-
-    \b
-    Try:  evalgpt html report.json
-          evalgpt html before.json after.json -o page.html
-          evalgpt html explanation.json run -o page.html
-    """
-    from evalgpt.run_html import write_page
-
-    write_page(documents, output, title)
 
 
 @cli.command()

@@ -159,11 +159,22 @@ ALLOWED = {
             "training_log",
         )
     },
+    "cli_reports": {"render", "report", "run_export", "run_html", "shell"},
     "cli_train": {"core", "run_train", "shell"},
+    "export_base": {"core", "metrics", "report"},
+    "export_csv": {"export_base", "metrics", "report", "specs"},
+    "export_inspect": {"export_base", "metrics", "report"},
+    "export_lm_eval": {"core", "export_base", "metrics", "report"},
+    "export_markdown": {"export_base", "metrics", "render", "report", "specs"},
+    "run_export": {
+        *("core", "export_base", "export_csv", "export_inspect", "export_lm_eval", "export_markdown"),
+        *("files", "report", "specs"),
+    },
     "cli": {
         *(
             "cache",
             "cli_learn",
+            "cli_reports",
             "cli_train",
             "compare",
             "difference",
@@ -176,7 +187,6 @@ ALLOWED = {
             "run_check",
             "run_compare",
             "run_difference",
-            "run_html",
             "run_verify",
             "shell",
             "specs",

@@ -27,6 +27,7 @@ EXTRA = "pip install '.[peers]'"
 INSTALL = {
     "transformers": "pip install '.[hf]'",
     "lm_eval": EXTRA,
+    "inspect_ai": "pip install inspect_ai, without constraints.txt (docs/report.md)",
     "minicons": EXTRA,
     "evaluate": EXTRA,
     "matplotlib": EXTRA,
