@@ -24,22 +24,24 @@ def show(reports: Sequence[str]) -> None:
 
 
 @click.command()
-@click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
-@click.option("-o", "--output", metavar="FILE", help="The page; - for standard output.  [default: REPORT.html]")
+@click.argument("documents", nargs=-1, required=True, metavar="FILE...")
+@click.option("-o", "--output", metavar="FILE", help="The page; - for standard output.  [default: FILE.html]")
 @click.option("--title", metavar="TEXT", help="What stands above it.")
 @common
-def html(reports: Sequence[str], output: str | None, title: str | None) -> None:
+def html(documents: Sequence[str], output: str | None, title: str | None) -> None:
     """Make one page of reports: the text as a map of surprisal, charts, ledger. It opens offline.
 
-    Evaluations of the same text under the same protocol are compared with the first, token by token or by bytes.
+    Evaluations of the same text under the same protocol are compared with the first, token by token or by bytes. What
+    'evalgpt explain -o' wrote becomes a walk through the steps, the folder of a training run its curves.
 
     \b
     Try:  evalgpt html report.json
           evalgpt html before.json after.json -o page.html
+          evalgpt html explanation.json run -o page.html
     """
     from evalgpt.run_html import write_page
 
-    write_page(reports, output, title)
+    write_page(documents, output, title)
 
 
 @click.command()

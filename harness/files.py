@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["STDOUT", "check_writable", "is_stream", "replacing", "write_bytes"]
+__all__ = ["STDOUT", "check_writable", "is_stream", "read_bytes", "replacing", "write_bytes"]
 
 TEMPORARY = ".evalgpt-"
 """How the names of files being written begin; the target's own name may be as long as names get."""
@@ -54,6 +55,19 @@ def _check_target(path: str, begins: bytes, what: str) -> None:
 def is_stream(path: str) -> bool:
     """Whether ``path`` is ``-``, a pipe or a device, which take the bytes once and as they are."""
     return path in STDOUT or (Path(path).exists() and not Path(path).is_file())
+
+
+def read_bytes(path: str, what: str) -> bytes:
+    """What the file holds, or standard input for ``-``; ``what`` is what an error calls it.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        name = "standard input" if path == "-" else path
+        raise UsageError(f"cannot read {what} {name}: {error.strerror}") from None
 
 
 def write_bytes(data: bytes, path: str) -> None:

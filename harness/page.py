@@ -1,4 +1,4 @@
-"""One HTML file from reports: it opens offline, runs no script but its own, and shows texts as text."""
+"""One HTML file from what evalgpt wrote: it opens offline, runs no script but its own, and shows texts as text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from markupsafe import Markup
 from evalgpt.compare import pairs_of
 from evalgpt.core import UsageError
 from evalgpt.detail import RowDetail
+from evalgpt.explanation import Explanation
 from evalgpt.page_compare import ComparisonView, comparison_view
 from evalgpt.page_text import shown
+from evalgpt.page_training import training_view
 from evalgpt.page_views import EvaluationView, evaluation_view
+from evalgpt.page_walk import walk_view
 from evalgpt.report import Evaluation, Report
+from evalgpt.training_log import Training
 
 __all__ = ["BEGINS", "build_page"]
 
@@ -27,9 +31,14 @@ BEGINS = b"<!doctype html>\n<!-- a page of evalgpt -->\n"
 
 
 def build_page(
-    reports: Sequence[Report], details: Sequence[Mapping[tuple[int, int], RowDetail]] = (), title: str | None = None
+    reports: Sequence[Report],
+    details: Sequence[Mapping[tuple[int, int], RowDetail]] = (),
+    title: str | None = None,
+    *,
+    explanations: Sequence[Explanation] = (),
+    trainings: Sequence[Training] = (),
 ) -> bytes:
-    """The page of ``reports``, UTF-8. The same reports give the same bytes.
+    """The page of ``reports``, ``explanations`` and ``trainings``, UTF-8. The same documents give the same bytes.
 
     ``details`` has, for each report, what is known of single tokens, by (number of the evaluation, number of the row).
     Evaluations of the same text under the same protocol are compared with the first.
@@ -38,7 +47,7 @@ def build_page(
         UsageError: there is nothing to show, or a report does not fit together.
     """
     evaluations = [evaluation for report in reports for evaluation in report.evaluations]
-    if not evaluations:
+    if not evaluations and not explanations and not trainings:
         raise UsageError("there is no evaluation in the report, so there is nothing to show")
     views: list[EvaluationView] = []
     for report, found in zip(reports, details or [{}] * len(reports), strict=True):
@@ -51,15 +60,18 @@ def build_page(
         _environment()
         .get_template("page.html")
         .render(
-            title=title or _title(evaluations),
+            title=title or _title(evaluations, explanations, trainings),
             policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
             "base-uri 'none'; form-action 'none'",
             style=Markup(style),  # noqa: S704 - files of this package
             script=Markup(script),  # noqa: S704
-            reports=reports,
+            reports=len(reports),
+            runs=[report.run for report in reports] + [log.run for log in trainings],
             views=views,
             comparisons=comparisons,
             left_out=left_out,
+            walks=[walk_view(found, f"w{number}") for number, found in enumerate(explanations, 1)],
+            trainings=[training_view(found, f"t{number}") for number, found in enumerate(trainings, 1)],
         )
     )
     return BEGINS + page.encode()
@@ -85,12 +97,20 @@ def _comparisons(
     return found, left_out
 
 
-def _title(evaluations: Sequence[Evaluation]) -> str:
-    models = list(dict.fromkeys(e.model.spec for e in evaluations))
-    tasks = list(dict.fromkeys(e.task.spec for e in evaluations))
-    names = [f"{len(models)} models" if len(models) > 3 else " and ".join(models)]
-    names.append(f"{len(tasks)} texts" if len(tasks) > 3 else ", ".join(tasks))
-    return " on ".join(names)
+def _title(
+    evaluations: Sequence[Evaluation], explanations: Sequence[Explanation], trainings: Sequence[Training]
+) -> str:
+    """What was measured; where nothing was, what was trained; else what is explained."""
+    of = [(e.model.spec, e.task.spec) for e in evaluations] or [(log.model.spec, log.task.spec) for log in trainings]
+    if of:
+        named = f"{_named([m for m, _ in of], 'models', ' and ')} on {_named([t for _, t in of], 'texts', ', ')}"
+        return named if evaluations else f"Training of {named}"
+    return f"From logits to perplexity: {_named([e.model.spec for e in explanations], 'models', ' and ')}"
+
+
+def _named(names: Sequence[str], plural: str, between: str) -> str:
+    distinct = list(dict.fromkeys(names))
+    return f"{len(distinct)} {plural}" if len(distinct) > 3 else between.join(distinct)
 
 
 def _environment() -> Environment:

@@ -6,6 +6,7 @@ No text from a report is drawn: names stand in the page beside the charts. Equal
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +16,11 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from evalgpt.page_data import Bin, Calibration
 
-__all__ = ["along_chart", "calibration_chart", "context_chart", "distribution_chart"]
+__all__ = ["along_chart", "calibration_chart", "context_chart", "distribution_chart", "learning_chart", "plain_chart"]
 
 COLOURS = {
     name: f"#0{number:x}0{number:x}0{number:x}"
@@ -57,6 +59,9 @@ LINES = {1: "a", 2: "ba"}
 """Colours of the lines of a chart: of two models the candidate has the colour that marks where it is better."""
 
 NARROW, WIDE = (5.6, 3.4), (14.5, 3.9)
+
+MARKERS = 120
+"""Evaluations up to which each is marked."""
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _KEPT = ("text-anchor", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "font-size")
@@ -133,6 +138,64 @@ def calibration_chart(found: Calibration, title: str) -> Markup:
         ax.set_ylabel("right, % of the time")
 
     return _svg(draw, NARROW, title)
+
+
+def learning_chart(
+    batches: tuple[Sequence[float], Sequence[float], Sequence[float]],
+    evaluated: Sequence[Sequence[tuple[float, float]]],
+    title: str,
+) -> Markup:
+    """Losses over updates: ``batches`` are updates, their batches' losses, and these smoothed (or nothing);
+    ``evaluated`` are the points (updates, loss) of the train part, dots, and of the validation part, squares."""
+
+    def draw(ax: Axes) -> None:
+        at, raw, smooth = batches
+        if raw:
+            ax.plot(at, raw, color=COLOURS["muted"], linewidth=0.75, clip_on=False)
+        if smooth:
+            ax.plot(at, smooth, color=COLOURS["band-a"], linewidth=6, clip_on=False, solid_capstyle="butt")
+        for points, name, cap in zip(evaluated, "ab", ("round", "projecting"), strict=True):
+            if points:
+                x, y = zip(*points, strict=True)
+                ax.plot(
+                    x,
+                    y,
+                    color=COLOURS[name],
+                    linewidth=2,
+                    dashes=(None, None) if name == "a" else (5, 1.5),
+                    clip_on=False,
+                )
+                if len(points) <= MARKERS:
+                    ax.plot([i for at in x for i in (at, at, math.nan)], [i for at in y for i in (at, at, math.nan)],
+                            color=COLOURS[name], linewidth=7, solid_capstyle=cap, clip_on=False)  # fmt: skip
+        _updates(ax)
+        ax.set_ylabel("loss, nats per token")
+
+    return _svg(draw, WIDE, title)
+
+
+def plain_chart(at: Sequence[float], values: Sequence[float], label: str, title: str) -> Markup:
+    """Values over updates, from zero."""
+
+    def draw(ax: Axes) -> None:
+        ax.plot(at, values, color=COLOURS["a"], linewidth=2, clip_on=False)
+        if len(at) == 1:
+            ax.plot(
+                [at[0]] * 2, [values[0]] * 2, color=COLOURS["a"], linewidth=7, solid_capstyle="round", clip_on=False
+            )
+        _updates(ax)
+        ax.set_ylim(bottom=min(0.0, *values), top=None if max(values) > 0 else 1)
+        ax.ticklabel_format(axis="y", style="plain", useOffset=False)
+        ax.set_ylabel(label)
+
+    return _svg(draw, NARROW, title)
+
+
+def _updates(ax: Axes) -> None:
+    ax.set_xlim(0, max(ax.dataLim.x1, 1))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    ax.set_xlabel("updates")
 
 
 def _line(ax: Axes, x: Sequence[float], bins: Sequence[Bin], name: str) -> None:

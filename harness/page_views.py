@@ -35,7 +35,8 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart, what it shows, and the same numbers as a table. ``keys`` name the lines where there are two."""
+    """A chart, what it shows, and the same numbers as a table. ``keys`` name the lines where there are two; ``legend``
+    is the name of a fixed one."""
 
     title: str
     about: str
@@ -44,6 +45,7 @@ class Chart:
     rows: Rows
     wide: bool = False
     keys: tuple[str, ...] = ()
+    legend: str = ""
 
 
 @dataclass(slots=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
 from evalgpt.core import Row, UsageError
-from evalgpt.files import write_bytes
+from evalgpt.files import read_bytes, write_bytes
 from evalgpt.metrics import Ledger, Metrics
 from evalgpt.verdicts import Verdict
 
@@ -31,6 +29,7 @@ __all__ = [
     "describe_protocol",
     "json_schema",
     "keeps_tokens",
+    "parse_report",
     "read_report",
     "row_info",
     "to_json",
@@ -267,10 +266,15 @@ def read_report(path: str) -> Report:
         UsageError: there is no such file, or it is no report, or of a version this evalgpt does not read.
     """
     name = "standard input" if path == "-" else path
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read the report {name}: {error.strerror}") from None
+    return parse_report(read_bytes(path, "the report"), name)
+
+
+def parse_report(data: bytes, name: str) -> Report:
+    """The report that ``data`` is; ``name`` is what an error calls it.
+
+    Raises:
+        UsageError: it is no report, or of a version this evalgpt does not read.
+    """
     try:
         found = msgspec.json.decode(data, type=_Version).schema
         if found == SCHEMA:

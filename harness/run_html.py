@@ -1,4 +1,4 @@
-"""``evalgpt html``: reports as one page."""
+"""``evalgpt html``: reports, explanations and logs of training as one page."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import click
 
 from evalgpt.core import UsageError
 from evalgpt.detail import RowDetail, read_detail
+from evalgpt.documents import file_of, read_document
+from evalgpt.explanation import Explanation
 from evalgpt.files import STDOUT, check_writable, is_stream, write_bytes
-from evalgpt.report import Report, read_report
+from evalgpt.report import Report
 from evalgpt.specs import printable, visible
+from evalgpt.training_log import Training
 
 __all__ = ["write_page"]
 
 
 def write_page(paths: Sequence[str], output: str | None, title: str | None) -> None:
-    """Read the reports, build their page and write it to ``output``, else beside the first report.
+    """Read the documents, build their page and write it to ``output``, else beside the first of them.
 
     Raises:
-        UsageError: a report cannot be read or shown, the page cannot be written, or the extra ``html`` is missing.
+        UsageError: a document cannot be read or shown, the page cannot be written, or the extra ``html`` is missing.
     """
     try:
         from evalgpt.page import BEGINS, build_page
@@ -31,14 +34,21 @@ def write_page(paths: Sequence[str], output: str | None, title: str | None) -> N
             f"a page needs {error.name}, which is not installed; install evalgpt's extra html: "
             "pip install 'evalgpt[html]', or '.[html]' in a clone of it"
         ) from None
+    paths = [file_of(path) for path in paths]
     target = output if output is not None else _beside(paths[0])
     if target not in STDOUT:
         check_writable(target, BEGINS, "a page")
         if os.path.realpath(target) in map(os.path.realpath, paths):
-            raise UsageError(f"the page {target} would be written over a report that is read")
-    reports = [read_report(path) for path in paths]
-    details = [_detail(report, path) for report, path in zip(reports, paths, strict=True)]
-    data = build_page(reports, details, title=None if title is None else printable(title))
+            raise UsageError(f"the page {target} would be written over a file that is read")
+    documents = [read_document(path) for path in paths]
+    reports = [(found, path) for found, path in zip(documents, paths, strict=True) if isinstance(found, Report)]
+    data = build_page(
+        [report for report, _ in reports],
+        [_detail(report, path) for report, path in reports],
+        title=None if title is None else printable(title),
+        explanations=[found for found in documents if isinstance(found, Explanation)],
+        trainings=[found for found in documents if isinstance(found, Training)],
+    )
     if target in STDOUT:
         sys.stdout.buffer.write(data)
     else:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pages import HOSTILE, Every, details, report
+from pages import HOSTILE, Every, details, explanation, report, training
 
 from evalgpt.page import build_page
 
@@ -42,6 +42,8 @@ def pages(tmp_path_factory):
         "hostile": build_page([harmful], [details(harmful)]),
         "one": build_page([one], [details(one)]),
         "two": build_page([two]),
+        "walk": build_page([], explanations=[explanation(), explanation(40, texts=2, logits=False)]),
+        "training": build_page([], trainings=[training()]),
         "lean": build_page([report(Every(4), texts=(PROSE,), tokens=False)]),
     }
     for name, data in made.items():
@@ -194,7 +196,7 @@ def test_two_models_show_which_is_better_where(open_page):
     assert page.evaluate("document.activeElement.id") == "d1-text"
 
 
-@pytest.mark.parametrize("name", ["hostile", "one", "two", "lean"])
+@pytest.mark.parametrize("name", ["hostile", "one", "two", "walk", "training", "lean"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 def test_the_page_fits(open_page, name, scheme, size):
@@ -213,6 +215,45 @@ def test_the_page_fits(open_page, name, scheme, size):
             if part == ".map":
                 page.locator(".chunk > i").nth(9).hover()
             shoot(page, f"{kind}-{part[1:]}")
+
+
+def test_steps_stand_in_columns_and_their_text_is_text(open_page):
+    page = open_page("walk")
+    assert page.evaluate("window.harmed") is None
+    assert page.locator("img, iframe, form, object, link, base").count() == 0
+    lefts = "[...document.querySelectorAll('#w1 .step .strip')].map(s => [...s.children].map(c => c.offsetLeft))"
+    columns = page.evaluate(lefts)
+    assert len(columns) == 4
+    assert len(columns[0]) == 5
+    assert all(column == columns[0] for column in columns)
+    tokens = page.locator("#w1 .strip.tokens .token").all_text_contents()
+    assert tokens[:5] == ["<script>window.harmed␣=␣1</script>", "⟨U+202E⟩desrever", "␣", "␀↵", "שלום"]
+    full, part = (page.locator("#w1 .positions .bar path.fill-a").nth(n).bounding_box()["width"] for n in (0, 1))
+    whole = page.locator("#w1 .positions .bar").first.bounding_box()["width"]
+    assert full == pytest.approx(whole / 2, abs=1)
+    assert 0 < part < 3
+    page.locator("#w1 summary").click()
+    assert page.locator("#w1 details tbody tr").count() == 5
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_no_number_of_a_step_is_cut(open_page, size):
+    page = open_page("walk", size)
+    figures = "[...document.querySelectorAll('.strip .figure')]"
+    assert page.evaluate(f"{figures}.filter(f => f.scrollWidth > f.clientWidth).map(f => f.innerText)") == []
+    assert page.evaluate(f"Math.max(...{figures}.map(f => f.offsetHeight))") < 32
+
+
+def test_a_training_run_is_drawn_with_marks(open_page):
+    page = open_page("training")
+    assert page.evaluate("window.harmed") is None
+    assert "⟨U+202E⟩" in page.locator(".samples").inner_text()
+    caps = page.locator("#t1 .chart").first.locator("path[stroke-linecap]")
+    drawn = [
+        (caps.nth(n).get_attribute("class"), caps.nth(n).get_attribute("d").count("M")) for n in range(caps.count())
+    ]
+    assert ("stroke-a", 5) in drawn
+    assert ("stroke-b", 5) in drawn
 
 
 def test_without_scripts_the_text_and_the_numbers_are_there(open_page, browser, pages):
