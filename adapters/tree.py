@@ -15,12 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalgpt.core import alike
+from evalgpt.core import LARGEST_TREE, alike
 
-__all__ = ["LARGEST", "WORTH", "Tree", "plant"]
-
-LARGEST = 2048
-"""Nodes of the largest tree: which sees which is a matrix of their number squared."""
+__all__ = ["WORTH", "Tree", "plant"]
 
 WORTH = 0.2
 """The share of a batch's tokens that a tree must save: attention with a mask costs more than without."""
@@ -43,7 +40,7 @@ def plant(texts: Sequence[Sequence[int]]) -> Tree | None:
     order = sorted(range(len(lists)), key=lists.__getitem__)
     common = [0, *(alike(lists[a], lists[b]) for a, b in itertools.pairwise(order))]
     nodes = sum(map(len, lists)) - sum(common)
-    if nodes > LARGEST or nodes > (1 - WORTH) * len(lists) * max(map(len, lists)):
+    if nodes > LARGEST_TREE or nodes > (1 - WORTH) * len(lists) * max(map(len, lists)):
         return None
     ids, depth = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
     seen = np.zeros((nodes, nodes), np.bool_)

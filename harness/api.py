@@ -272,6 +272,7 @@ def _plain(value: object) -> object:
 
 def task_info(task: Task, documents: Sequence[Document]) -> TaskInfo:
     """What a report says of ``task``."""
+    documents = [document.whole() for document in documents]
     return TaskInfo(
         spec=task.spec or task.name,
         name=task.name,

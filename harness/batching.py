@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.cache import Memory
-from evalgpt.core import Detail, EvaluationError, Model, TokenScores, UsageError, Window, alike
+from evalgpt.core import LARGEST_TREE, Detail, EvaluationError, Model, TokenScores, UsageError, Window, alike
 
 __all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches", "draw"]
 
@@ -127,7 +127,7 @@ def _trees(order: Sequence[int], fed: Sequence[Sequence[int]], size: BatchSize) 
     nodes = 0
     for i in order:
         common = alike(fed[batch[-1]], fed[i]) if batch else 0
-        full = nodes + len(fed[i]) - common > size.tokens
+        full = nodes + len(fed[i]) - common > min(size.tokens, LARGEST_TREE)
         if batch and (full or (nodes >= ENOUGH and common < ALIKE * len(fed[i]))):
             yield batch
             batch, nodes, common = [], 0, 0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "LARGEST_TREE",
     "Detail",
     "Document",
     "Encoding",
@@ -36,6 +37,10 @@ __all__ = [
     "Window",
     "alike",
 ]
+
+
+LARGEST_TREE = 2048
+"""Tokens of the largest tree of texts that begin alike: which sees which is a matrix of their number squared."""
 
 
 class EvalgptError(Exception):

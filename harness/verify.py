@@ -140,7 +140,7 @@ def _derived(
 
 def _documents(evaluation: Evaluation, task: Task) -> list[Document]:
     try:
-        documents = [document.whole() for document in task.documents()]
+        documents = list(task.documents())
     except EvaluationError as error:
         raise EvaluationError(f"text: {error}") from error
     _check_text(evaluation, task_info(task, documents))

@@ -13,6 +13,7 @@ from models import BytesModel
 
 import evalgpt
 from evalgpt import streaming, windows
+from evalgpt.api import task_info
 from evalgpt.cli import cli
 from evalgpt.core import Document
 from evalgpt.plugins import load_plugins
@@ -189,6 +190,20 @@ def test_what_needs_the_whole_text_gets_it(tmp_path):
     assert evalgpt.evaluate(model, task, tokens=True).rows[0].tokenized.text == path.read_text()
     assert evalgpt.evaluate(model, task, "hf-strided").rows[0].bytes == path.stat().st_size
     assert evalgpt.evaluate(model, task, precision=0.5).sample is not None
+    assert task_info(task, list(task.documents())).characters == len(path.read_text())
+
+
+@pytest.mark.usefixtures("short")
+def test_two_models_are_compared_on_a_long_text(tmp_path):
+    path, out = tmp_path / "a.txt", tmp_path / "c.json"
+    path.write_text("every effort moves you " * 30)
+    spec = "scratch:emb_dim=8,n_heads=1,n_layers=1,context_length=64"
+    for more in ([], ["--until-decided"], ["--kl"]):
+        command = ["compare", "-m", spec, "-m", f"{spec},seed=7", "-t", f"text:{path}", "-q", "--save-report", str(out)]
+        done = CliRunner().invoke(cli, [*command, *more])
+        assert done.exit_code == 0, done.output
+        tasks = [evaluation.task for evaluation in read_report(str(out)).evaluations]
+        assert [found.bytes for found in tasks] == [path.stat().st_size] * 2
 
 
 @pytest.mark.usefixtures("short")

@@ -9,8 +9,9 @@ from models import BytesModel
 
 import evalgpt
 from evalgpt import Window
-from evalgpt.adapters.tree import LARGEST, plant
+from evalgpt.adapters.tree import plant
 from evalgpt.batching import ENOUGH, BatchSize, draw
+from evalgpt.core import LARGEST_TREE
 from evalgpt.plugins import load_plugins
 
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
@@ -70,8 +71,14 @@ def test_a_tree_holds_every_text_once(texts):
 
 
 def test_a_tree_too_large_is_none():
-    begin = list(range(LARGEST))
+    begin = list(range(LARGEST_TREE))
     assert plant([[*begin, 1], [*begin, 2]]) is None
+
+
+def test_no_batch_is_larger_than_a_tree_may_be():
+    texts = [[*range(60), k, k + 1] for k in range(3000)]
+    for batch in draw([Window(ids, 1) for ids in texts], BatchSize(1 << 18), True):
+        assert plant([texts[i][:-1] for i in batch]) is not None
 
 
 @pytest.mark.usefixtures("one_thread")
