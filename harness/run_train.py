@@ -69,11 +69,12 @@ def resume_run(plugins: Plugins, run: str, quiet: bool) -> None:
     model, task, protocol = _build(plugins, settings, quiet)
     log = resume(folder, model, task)
     _warn_of_other_bits(log, model)
-    if len(log.updates.loss) >= log.total_updates:
-        click.echo("This run is finished; to train longer, begin another with more --epochs or --steps.", err=True)
+    finished = len(log.updates.loss) >= log.total_updates
     for left in folder.glob(f"{TEMPORARY}*"):  # of a kill while a file was written
         left.unlink(missing_ok=True)
     _go(model, task, protocol, log, folder, quiet)
+    if finished:
+        click.echo("This run was finished; to train longer, begin another with more --epochs or --steps.", err=True)
 
 
 def _build(plugins: Plugins, settings: Settings, quiet: bool) -> tuple[Model, Task, Protocol]:
