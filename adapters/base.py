@@ -18,6 +18,7 @@ from evalgpt.adapters.tiled import (
     Head,
     Scores,
     divergence_of_logits,
+    join,
     scores_from_logits,
     tiled_divergence,
     tiled_scores,
@@ -91,8 +92,9 @@ class TorchModel(Model):
         if tree is None:
             return None
         states = self.hidden_tree(*(part.to(self.torch_device) for part in (tree.ids, tree.depth, tree.seen)))
-        if states is None:
-            return None
+        if states is None:  # the batch was drawn for a tree: as rows it would be many times larger
+            rows = max(len(tree.ids) // max(len(window.ids) - 1 for window in windows), 1)
+            return join([self._by_rows(windows[i : i + rows], detail) for i in range(0, len(windows), rows)])
         nodes = torch.cat([path[w.start - 1 :] for path, w in zip(tree.paths, windows, strict=True)])
         targets = torch.as_tensor([i for window in windows for i in window.ids[window.start :]])
         pairs, back = torch.unique(torch.stack([nodes, targets], 1), dim=0, return_inverse=True)

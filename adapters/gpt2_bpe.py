@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ __all__ = ["END_OF_TEXT", "GPT2Tokenizer"]
 
 END_OF_TEXT = 50256
 """``<|endoftext|>``, GPT-2's BOS and EOS."""
+
+CUT = re.compile(r"[^\W_][ \n]")
 
 HASHES = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -53,10 +56,10 @@ class GPT2Tokenizer:
         GPT-2's pattern never matches across it: white space only begins a match, letters and digits end theirs there,
         and only matches of white space look ahead. Byte pairs are merged within a match.
         """
-        at = len(text)
-        while (at := max(text.rfind(" ", 1, at), text.rfind("\n", 1, at))) > 0:
-            if text[at - 1].isalnum():
-                return at
+        for end in range(len(text), 1, -4096):
+            found = [match.end() - 1 for match in CUT.finditer(text, max(end - 4097, 0), end)]
+            if found:
+                return found[-1]
         return 0
 
     def decode(self, ids: Sequence[int]) -> str:

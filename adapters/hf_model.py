@@ -161,6 +161,9 @@ class HFModel(TorchModel):
         """
         if any(f'"{kind}"' in self.module.config.to_json_string() for kind in ("longrope", "dynamic")):
             return False
+        # GPT-Neo keeps a mask of its own, position by position, and lays it over the one that is given.
+        if any(b.ndim > 1 and b.shape[-1] == b.shape[-2] > 1 for b in self.module.buffers()):
+            return False
         length = min(3 * CHECKED // 2, self._sight)
         ids = torch.arange(3 * length).view(3, length) * 7 % self.vocab_size
         ids[1, : 2 * length // 3], ids[2, : length // 3] = ids[0, : 2 * length // 3], ids[0, : length // 3]

@@ -21,6 +21,7 @@ __all__ = [
     "Head",
     "Scores",
     "divergence_of_logits",
+    "join",
     "scores_from_logits",
     "tiled_divergence",
     "tiled_scores",
@@ -85,7 +86,7 @@ def tiled_scores(hidden: Tensor, head: Head, targets: Tensor, detail: Detail | N
         _block(h, head, t, detail or Detail(), tile)
         for h, t in zip(torch.split(hidden, ROWS), torch.split(targets, ROWS), strict=True)
     ]
-    return blocks[0] if len(blocks) == 1 else _join(blocks)
+    return blocks[0] if len(blocks) == 1 else join(blocks)
 
 
 def scores_from_logits(logits: Tensor, targets: Tensor, detail: Detail | None = None) -> Scores:
@@ -267,7 +268,9 @@ class _Walk:
         return scores
 
 
-def _join(blocks: list[Scores]) -> Scores:
+def join(blocks: list[Scores]) -> Scores:
+    """The scores of all ``blocks``, one after another."""
+
     def cat(name: str) -> Tensor | None:
         parts = [getattr(block, name) for block in blocks]
         return None if parts[0] is None else torch.cat(parts)

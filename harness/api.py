@@ -96,7 +96,7 @@ def evaluate(
     bound = protocol.bind(model)
     model_info(model)  # what a report cannot hold is better known before the work than after it
     scorer = scorer_for(model, batch_tokens, cache)
-    if task.long and tokens is None and detail is None and precision is None and bound.stream([], None) is not None:
+    if task.long and not tokens and detail is None and precision is None and bound.stream([], None) is not None:
         return _streamed(scorer, task, bound, progress)
     if detail is not None:
         scorer.detail = Detail(rank=True, entropy=True, top=detail.top)

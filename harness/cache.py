@@ -28,7 +28,7 @@ from evalgpt.core import Model, UsageError, Window
 
 __all__ = ["Info", "Memory", "ScoreCache", "default_path", "identity"]
 
-ENGINE = 3
+ENGINE = 4
 """Raised whenever the engine or a shipped adapter computes other digits than before."""
 
 LIMIT_MIB = 1024

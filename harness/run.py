@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 import msgspec
@@ -50,7 +49,7 @@ class RunOptions(ModelOptions):
             raise UsageError("--detail writes a file beside the report; give -o FILE")
         if printable(self.output) != self.output:
             raise UsageError(f"--detail needs a report whose name is UTF-8, not {self.output!r}")
-        return str(Path(self.output).with_suffix(f".detail.{self.detail}"))
+        return f"{self.output.removesuffix('.json')}.detail.{self.detail}"
 
 
 def run_all(plugins: Plugins, options: RunOptions, command: Sequence[str]) -> int:

@@ -143,7 +143,8 @@ class _Counts:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.cells = _Cells()
-        self.scores = self.bytes = self.words = self.documents = self.characters = self.bytes_read = 0
+        self.scores = self.words = self.documents = self.characters = self.bytes_read = self.words_read = 0
+        self.bytes = 0.0
         self.tokens = self.head = self.tail = self.unscored = self.longest = 0
         self.nll = self.perplexities = 0.0
         self.known = True
@@ -155,15 +156,17 @@ class _Counts:
         check_tokens(self.tokens)
         if not self.scores:
             raise EvaluationError(f"nothing to score: protocol {protocol.name} finds no window in {self.tokens} tokens")
-        known = self.known or self.scores == self.tokens
-        sums = Sums(self.scores, self.nll, self.nll, *((self.bytes, self.words) if known else (None, None)))
-        total, count, size, document = self.cells.columns()
+        size: tuple[int | None, int | None] = (round(self.bytes), self.words) if self.known else (None, None)
+        if self.scores == self.tokens:
+            size = (self.bytes_read, self.words_read)
+        sums = Sums(self.scores, self.nll, self.nll, *size)
+        total, count, sizes, document = self.cells.columns()
         texts = self.documents - self.unscored
         return Streamed(
             metrics=metrics_of(
                 sums,
                 self.perplexities / texts if texts > 1 and math.isfinite(self.perplexities) else None,
-                uncertainty_of((total, count), (total, size), document, sums, self.scores / len(total)),
+                uncertainty_of((total, count), (total, sizes), document, sums, self.scores / len(total)),
             ),
             ledger=Ledger(
                 tokens=self.tokens,
@@ -198,6 +201,7 @@ class _Text:
         self.digest = hashlib.sha256()
         self.tokens = self.at = self.scores = 0
         self.nll = 0.0
+        self.inside = False
         self.waiting = np.empty((0, 2))
 
     def ids(self) -> Iterator[int]:
@@ -214,6 +218,12 @@ class _Text:
     def _sizes(self, text: str, size: int, encoding: Encoding) -> NDArray[np.float64]:
         """Per token its bytes of the text and how many words begin in them, float64 [tokens, 2]."""
         spans, starts = None, word_starts(text)
+        if self.inside and not text[:1].isspace():  # the last part's word goes on
+            starts = starts[1:]
+        self.inside = not text[-1:].isspace()
+        self.counts.words_read += len(starts)
+        if not encoding.ids:
+            return np.empty((0, 2))
         words = np.zeros(len(encoding.ids))
         if encoding.byte_spans is None:
             self.counts.known = False
@@ -240,7 +250,7 @@ class _Text:
         self.nll += total
         counts.scores += len(nll)
         counts.nll += total
-        counts.bytes += int(own[:, 0].sum())
+        counts.bytes += float(own[:, 0].sum())
         counts.words += int(own[:, 1].sum())
         counts.lengths[window.start] += 1
         counts.lengths[window.start + len(nll)] -= 1

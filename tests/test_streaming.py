@@ -156,7 +156,29 @@ def test_a_tokenizer_that_knows_no_cut_gives_the_same(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("every effort moves you " * 30)
     streamed, whole = evaluations(BytesModel(context_length=32), f"text:{path}", monkeypatch)
-    assert streamed.metrics.loss == pytest.approx(whole.metrics.loss, rel=1e-12)
+    for name in ("loss", "bits_per_byte", "bytes", "words"):
+        assert getattr(streamed.metrics, name) == pytest.approx(getattr(whole.metrics, name), rel=1e-12)
+
+
+class Halves(BytesModel):
+    """Cuts anywhere, also within a word, and cannot say where its tokens lie."""
+
+    def cut(self, text):
+        return len(text) // 2
+
+    def encode(self, text):
+        return evalgpt.Encoding(super().encode(text).ids, None)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("protocol", ["exact:context=16,stride=5", "exact:context=16,prefix=none"])
+def test_words_and_bytes_of_any_cut_are_those_of_the_whole(tmp_path, monkeypatch, protocol):
+    path = tmp_path / "a.txt"
+    path.write_text("every effort moves you " * 30)
+    streamed, whole = evaluations(Halves(context_length=32), f"text:{path}", monkeypatch, protocol=protocol)
+    for name in ("bits_per_byte", "bytes", "words", "word_perplexity"):
+        one, other = getattr(streamed.metrics, name), getattr(whole.metrics, name)
+        assert one is other is None or one == pytest.approx(other, rel=1e-12)
 
 
 def test_cells_keep_what_a_long_sequence_is_worth(monkeypatch):

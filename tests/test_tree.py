@@ -166,6 +166,18 @@ def test_positions_that_depend_on_the_length_are_not_shared(tmp_path):
     np.testing.assert_allclose(together(model, windows), alone(model, windows), atol=2e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_a_model_with_a_mask_of_its_own_reads_no_tree(tmp_path):
+    from hf_models import BARE, build, save
+
+    size = {**BARE, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48, "window_size": 256}
+    save(tmp_path, "GPTNeo", {**size, "max_position_embeddings": 1024, "attention_types": [[["global", "local"], 1]]})
+    model = build(tmp_path)
+    assert not model.shares_prefixes
+    windows = options(prefix=60, number=40)  # a tree of more tokens than the window
+    np.testing.assert_allclose(together(model, windows), alone(model, windows), atol=2e-5, rtol=0)
+
+
 def test_little_in_common_is_not_worth_it(monkeypatch):
     model = load_plugins().model(TINY, device="cpu")
     calls = counting(model, monkeypatch)
