@@ -80,7 +80,7 @@ def _print(data: bytes) -> None:
 def _write_into(folder: str, files: Sequence[Exported], form: Format, paths: Sequence[str]) -> None:
     targets = [(str(Path(folder) / file.name), file.data) for file in files]
     if len({target for target, _ in targets}) < len(targets):
-        raise UsageError("two of the reports are of the same run; give each once")
+        raise UsageError("two of the reports are of one run, or of one model and second; export each to its own folder")
     for target, _ in targets:
         try:
             Path(target).parent.mkdir(parents=True, exist_ok=True)

@@ -319,6 +319,27 @@ def test_a_folder_takes_all_files_and_again(reports, tmp_path, form, files):
     assert len([p for p in (tmp_path / "new").rglob("*") if p.is_file()]) == files
 
 
+def test_two_runs_of_one_model_in_one_second_have_files_of_their_own(reports, tmp_path):
+    dates = [json.loads(reports[name].read_text())["run"]["created"] for name in ("mixed", "two")]
+    assert all("." in date for date in dates)
+    assert dates[0] != dates[1]
+    second = dates[0].split(".")[0]
+
+    def export(first, other):
+        paths = []
+        for name, created in (("mixed", first), ("two", other)):
+            data = json.loads(reports[name].read_text())
+            data["run"]["created"] = created
+            paths.append(tmp_path / f"{name}.json")
+            paths[-1].write_text(json.dumps(data))
+        return invoke(*paths, "--to", "lm-eval", "-o", f"{tmp_path / 'new'}{os.sep}")
+
+    assert export(f"{second}.000001+00:00", f"{second}.000002+00:00").exit_code == 0
+    result = export(f"{second}+00:00", f"{second}+00:00")  # as versions up to 0.1 wrote them
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "of one model and second; export each to its own folder" in result.stderr
+
+
 def test_standard_input_is_read(reports):
     result = invoke("-", "--to", "csv", input=reports["two"].read_bytes())
     assert result.exit_code == 0, result.output
@@ -330,7 +351,7 @@ def test_standard_input_is_read(reports):
     [
         (["{two}", "--to", "lm-eval"], "a file of lm-eval holds one run of one model, and there are 2 of these"),
         (["{mixed}", "--to", "inspect", "-o", "{tmp}/x.json"], "holds one evaluation, and there are 3"),
-        (["{two}", "{two}", "--to", "inspect", "-o", "{tmp}"], "give each once"),
+        (["{two}", "{two}", "--to", "inspect", "-o", "{tmp}"], "of one run, or of one model and second"),
         (["{two}", "--to", "csv", "-o", "{tmp}/none/x.csv"], "there is no folder"),
         (["{two}", "--to", "csv", "-o", "{tmp}/card.md"], "holds something else"),
         (["{two}", "--to", "csv", "-o", ""], "cannot write"),
