@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
+from evalgpt.adapters.products import inference, kind
 from evalgpt.adapters.tiled import (
     Head,
     Scores,
@@ -71,11 +73,11 @@ class TorchModel(Model):
     def logits(self, ids: Tensor) -> Tensor:
         """Logits [B, T, V] for ``ids`` int64 [B, T]; by default made of the states, and not used for scoring."""
         head = self.head()
-        return head.finish(self.hidden(ids) @ head.weight.T, head.bias)
+        return head.finish(F.linear(self.hidden(ids), head.weight), head.bias)
 
     def score(self, windows: Sequence[Window], detail: Detail | None = None) -> Sequence[TokenScores]:
         counts = [len(window.ids) - window.start for window in windows]
-        with torch.inference_mode():
+        with inference():
             return _per_window(self._by_tree(windows, detail) or self._by_rows(windows, detail), counts)
 
     def _by_rows(self, windows: Sequence[Window], detail: Detail | None) -> Scores:
@@ -105,12 +107,12 @@ class TorchModel(Model):
         """As :meth:`evalgpt.core.Model.next_logits`; the head runs on the ``count`` positions alone, and where they are
         all, the logits are those of :meth:`logits`, the model's own."""
         batch = torch.as_tensor(list(ids), dtype=torch.int64, device=self.torch_device)[None]
-        with torch.inference_mode():
+        with inference():
             if self.plain or count == len(ids):
                 logits = self.logits(batch)[0, -count:]
             else:
                 head = self.head()
-                logits = head.finish(self.hidden(batch)[0, -count:] @ head.weight.T, head.bias)
+                logits = head.finish(F.linear(self.hidden(batch)[0, -count:], head.weight), head.bias)
             return logits.float().cpu().numpy()
 
     def _batch(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +134,7 @@ class TorchModel(Model):
         Both models must have one vocabulary and be on one device.
         """
         ids, scored, _ = self._batch(windows)
-        with torch.inference_mode():
+        with inference():
             if self.plain or other.plain:
                 kl, same = divergence_of_logits(*(m.logits(ids).flatten(0, 1)[scored] for m in (self, other)))
             else:
@@ -211,6 +213,8 @@ def runtime_facts(device: torch.device) -> dict[str, object]:
     """What a reader of timings wants to know of ``device``."""
     if device.type == "cuda":
         return {"name": torch.cuda.get_device_name(device)}
+    if device.type == "cpu":
+        return {"threads": torch.get_num_threads(), "products": kind()}
     return {"threads": torch.get_num_threads()}
 
 

@@ -69,7 +69,7 @@ class GPTAdapter(TorchModel):
     def cache_id(self) -> str | None:  # type: ignore[override]
         """None for a subclass, whose code this does not know, and once a weight was changed in this process."""
         own = type(self) is GPTAdapter and versions(self.module.parameters()) == self._versions
-        return "gpt" if own else None
+        return f"gpt products={self.runtime.get('products')}" if own else None
 
     def encode(self, text: str) -> Encoding:
         return self._tokenizer.encode(text)

@@ -19,6 +19,7 @@ from torch import Tensor
 from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, runtime_facts, versions
 from evalgpt.adapters.hf_loading import explained, fuse, hub_arguments, quiet
 from evalgpt.adapters.hf_tokenizer import HFTokenizer
+from evalgpt.adapters.products import inference
 from evalgpt.adapters.tiled import Head
 from evalgpt.adapters.tree import plant
 from evalgpt.core import Encoding, EvaluationError, UsageError
@@ -82,7 +83,6 @@ class HFModel(TorchModel):
         config = self.module.config.get_text_config(decoder=True)
         self.trained = True
         self._own_code = not source.trust_remote_code and type(self) is HFModel  # strangers' code has no hash
-        self._asked = f"hf tiled={tiled}"
         self.fingerprint = fingerprint(self.module.state_dict().items(), extra=_architecture(config))
         self.module.eval().to(self.torch_device)
         self.name = name
@@ -98,6 +98,7 @@ class HFModel(TorchModel):
         self.device = str(self.torch_device)
         self.dtype = str(self.module.dtype).removeprefix("torch.")
         self.runtime = runtime_facts(self.torch_device)
+        self._asked = f"hf tiled={tiled} products={self.runtime.get('products')}"
         self._scoring = "full logits: asked for with tiled=false"
         self._facts = {**_kept(config), "architecture": type(self.module).__name__, "path": source.path}
         if unused:
@@ -171,7 +172,7 @@ class HFModel(TorchModel):
         if tree is None:
             return False
         try:
-            with torch.inference_mode():
+            with inference():
                 parts = (part.to(self.torch_device) for part in (tree.ids, tree.depth, tree.seen))
                 states, plain = self._of_tree(*parts), self.hidden(ids.to(self.torch_device))
         except Exception:  # whatever a model raises that takes no mask of this kind
@@ -200,7 +201,7 @@ class HFModel(TorchModel):
         if head is None:
             self._scoring = "full logits: the model does not show its output matrix"
             return
-        with torch.inference_mode():
+        with inference():
             own = self.logits(ids[None])[0]
             wide = torch.float64 if own.dtype == torch.float64 else torch.float32
             try:
@@ -224,7 +225,7 @@ class HFModel(TorchModel):
         ids = torch.arange(2, 10, device=self.torch_device)[None] % embeddings
         other = ids.clone()
         other[0, 4:] = 1
-        with torch.inference_mode():
+        with inference():
             before, after = self.logits(ids)[0, :4].float(), self.logits(other)[0, :4].float()
         # Exact but for rounding: an untrained encoder leaks a fiftieth, a mixture of experts shuffles the last place.
         allowed = max(1e-3, torch.finfo(self.module.dtype).eps)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evalgpt.adapters.products import product
 from evalgpt.core import Detail
 
 __all__ = [
@@ -157,7 +158,7 @@ def _gathered(hidden: Tensor, head: Head, targets: Tensor, tile: int) -> Tensor:
 
 
 def _tiles(hidden: Tensor, head: Head, tile: int, wanted: set[int] | None = None) -> Iterator[tuple[int, Tensor]]:
-    """(first vocabulary row, logits [R, <= tile] in the accumulator's dtype), one buffer reused for all.
+    """(first vocabulary row, logits [R, <= tile] in the accumulator's dtype), one buffer for all where it serves.
 
     ``wanted`` numbers the tiles to make; all by default.
     """
@@ -168,7 +169,7 @@ def _tiles(hidden: Tensor, head: Head, tile: int, wanted: set[int] | None = None
             continue
         part = head.weight[begin : begin + tile]
         out = buffer[: rows * len(part)].view(rows, len(part))
-        logits = torch.mm(hidden, part.T, out=out).to(dtype)
+        logits = product(hidden, part, out).to(dtype)
         yield begin, head.finish(logits, None if head.bias is None else head.bias[begin : begin + tile].to(dtype))
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from evalgpt import Window
+from evalgpt.adapters.products import kind, products
 from evalgpt.adapters.tiled import scores_from_logits, tiled_scores
 from evalgpt.core import Document
 from evalgpt.plugins import load_plugins
@@ -30,6 +31,8 @@ ROWS = 256
 """Rows whose full logits are held at once."""
 
 BODY = "float64 head on the float32 states"
+
+ONEDNN, BODY_ONEDNN = "tiled, products by oneDNN", "float64 head on oneDNN's states"
 
 
 def losses(states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -90,6 +93,8 @@ def main() -> None:
                 print(row(name, against, nll, reference))
         for name in ("tiled", "plain", "cross_entropy"):
             print(row(name, BODY, found[context][name], found[context][BODY]))
+        if ONEDNN in found[context]:
+            print(row(ONEDNN, BODY_ONEDNN, found[context][ONEDNN], found[context][BODY_ONEDNN]))
 
 
 @torch.inference_mode()
@@ -107,6 +112,12 @@ def single(model: Any, windows: list[Window]) -> dict[str, Tensor]:
             BODY: losses(states.double(), head.weight.double(), targets),
         }.items():
             parts.setdefault(name, []).append(nll)
+        if kind() == "onednn":
+            with products():
+                states = model.hidden(ids)[0]
+                parts.setdefault(ONEDNN, []).append(tiled_scores(states, head, targets).nll)
+            exact = losses(states.double(), head.weight.double(), targets)
+            parts.setdefault(BODY_ONEDNN, []).append(exact)
     return {name: torch.cat(column) for name, column in parts.items()}
 
 

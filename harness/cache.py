@@ -28,7 +28,7 @@ from evalgpt.core import Model, UsageError, Window
 
 __all__ = ["Info", "Memory", "ScoreCache", "default_path", "identity"]
 
-ENGINE = 4
+ENGINE = 5
 """Raised whenever the engine or a shipped adapter computes other digits than before."""
 
 LIMIT_MIB = 1024
@@ -104,6 +104,7 @@ class ScoreCache:
         self.problem: str | None = None
         self._database: sqlite3.Connection | None = None
         self._today = int(time.time() // 86400)
+        self._added = 0
 
     def __enter__(self) -> Self:
         with self._caring():
@@ -164,6 +165,10 @@ class ScoreCache:
             rows = [(key, _packed(nll), self._today) for key, nll in scores.items()]
             self._database.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?)", rows)
             self._database.commit()  # at once: an open transaction would keep other runs waiting
+            self._added += sum(len(packed) for _, packed, _ in rows)
+            if self._added > self.limit // 8:  # a long text alone may be more than the limit
+                self._added = 0
+                self._trim(self._database)
 
     def info(self) -> Info:
         """What is kept now."""

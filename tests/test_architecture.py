@@ -200,6 +200,7 @@ ALLOWED = {
 """What each module of the harness may import from the harness."""
 
 SHARED_ADAPTERS = {
+    "products",
     "tree",
     "base",
     "checkpoint",
