@@ -147,7 +147,7 @@ def _streamed(scorer: Scorer, task: Task, bound: Protocol, progress: Callable[[P
         peer={},
         task_metrics={},
         ledger=found.ledger,
-        notes=[STREAMED, *_memory_note(scorer.size)],
+        notes=[STREAMED, *_too_short(bound, found.ledger), *_memory_note(scorer.size)],
         verdicts=judge(scorer.model, found.metrics, found.ledger, useful),
         batch_tokens=scorer.size.tokens,
         timing=_timing(scorer.work, found.encoding_seconds, found.scoring_seconds),
@@ -220,7 +220,7 @@ def make_report(evaluations: Sequence[Evaluation], command: Sequence[str] = ()) 
     """A report of ``evaluations`` made in this process, now."""
     run = Run(
         id=str(uuid.uuid4()),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
         command=[printable(part) for part in command],
         software=environment.software(),
         hardware=environment.hardware(),
@@ -312,14 +312,18 @@ def _memory_note(size: BatchSize) -> list[str]:
     return [f"a batch of {size.failed} tokens did not fit the memory; the last ones had at most {size.tokens}"]
 
 
+def _too_short(protocol: Protocol, counted: Ledger) -> list[str]:
+    if not counted.unscored_pieces:
+        return []
+    few, all_ = counted.unscored_pieces, counted.pieces
+    return [f"{few} of {all_} texts are too short for protocol {protocol.name} and were not scored"]
+
+
 def _notes(protocol: Protocol, rows: Sequence[Row], counted: Ledger, part: bool) -> list[str]:
     """What a reader of the numbers must know and the numbers do not say."""
     notes = list(protocol.notes(rows))
-    if counted.unscored_pieces and not part:  # in a sample it may be chance
-        notes.append(
-            f"{counted.unscored_pieces} of {counted.pieces} texts are too short for protocol {protocol.name} "
-            f"and were not scored"
-        )
+    if not part:  # in a sample it may be chance
+        notes += _too_short(protocol, counted)
     if counted.twice:
         notes.append(f"{counted.twice} tokens were scored more than once")
     return notes

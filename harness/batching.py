@@ -185,7 +185,8 @@ class Scorer:
         return [next(new) if nll is None else nll for nll in found]
 
     def _computed(self, windows: Sequence[Window]) -> list[TokenScores]:
-        tokens = len(windows) * max(len(window.ids) - 1 for window in windows)
+        shares = self.model.shares_prefixes
+        tokens = _fed(windows, shares)
         began = time.perf_counter()
         try:
             scored = list(_ask(self.model, windows, self.detail))
@@ -203,10 +204,20 @@ class Scorer:
         self.size.shrink(tokens)
         gc.collect()  # what the failed batch left in cycles
         scored = [TokenScores(np.empty(0, np.float32))] * len(windows)
-        for part in batches([len(window.ids) - 1 for window in windows], self.size):
+        for part in draw(windows, self.size, shares):
             for i, answer in zip(part, self._computed([windows[i] for i in part]), strict=True):
                 scored[i] = answer
         return scored
+
+
+def _fed(windows: Sequence[Window], shares: bool) -> int:
+    """Tokens fed for ``windows``: padded rows, or for a model that ``shares`` a tree of them, where that is less."""
+    padded = len(windows) * max(len(window.ids) - 1 for window in windows)
+    if not shares:
+        return padded
+    fed = sorted(list(window.ids[:-1]) for window in windows)
+    nodes = sum(map(len, fed)) - sum(alike(a, b) for a, b in itertools.pairwise(fed))
+    return min(padded, nodes)
 
 
 def _ask(model: Model, windows: Sequence[Window], detail: Detail | None) -> Iterator[TokenScores]:

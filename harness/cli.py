@@ -14,7 +14,7 @@ import click
 
 from evalgpt import cli_learn, cli_reports, cli_train
 from evalgpt.plugins import load_plugins
-from evalgpt.shell import Cli, Share, common, models, names_of, output, running, state_of, tasks
+from evalgpt.shell import Cli, Share, common, goes_with, models, names_of, output, running, state_of, tasks
 from evalgpt.specs import visible
 
 __all__ = ["cli", "main"]
@@ -77,6 +77,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from evalgpt.run import RunOptions, run_all
 
+    goes_with(ctx, top="detail", seed="precision")
     state = state_of(ctx)
     code = run_all(state.plugins, RunOptions(**options, debug=state.debug), ctx.find_root().meta["evalgpt.command"])
     ctx.exit(code)
@@ -108,6 +109,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
     """
     from evalgpt.run_compare import CompareOptions, compare_all
 
+    goes_with(ctx, seed="until_decided")
     code = compare_all(state_of(ctx).plugins, CompareOptions(**options), ctx.find_root().meta["evalgpt.command"])
     ctx.exit(code)
 

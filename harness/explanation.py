@@ -186,6 +186,9 @@ def _explained(model: Model, text: str, encoding: Encoding, before: int | None, 
     stream = [*lead, *tokens]
     window = Window([token.id for token in stream], 1)
     (scores,) = model.score([window], Detail(rank=True, top=max(top, 1)))
+    shape, asked = np.shape(scores.nll), len(window.ids) - 1
+    if shape != (asked,):
+        raise EvaluationError(f"model {model.name} returned losses of shape {shape} for {asked} scored tokens")
     if not np.isfinite(scores.nll).all():
         raise EvaluationError(f"model {model.name} gave a loss that is no number, or a probability of zero")
     spans = encoding.byte_spans
@@ -206,6 +209,8 @@ def _from_logits(model: Model, stream: Sequence[Token], scores: TokenScores, top
     logits = model.next_logits(fed, len(fed))
     if logits.shape != (len(fed), model.vocab_size):
         raise EvaluationError(f"model {model.name} gave logits of shape {logits.shape} for {len(fed)} tokens")
+    if np.isnan(logits).any() or np.isposinf(logits).any():
+        raise EvaluationError(f"model {model.name} gave a logit that is no number")
     found = []
     for begin in range(0, len(fed), BLOCK):
         wide = logits[begin : begin + BLOCK].astype(np.float64)
@@ -276,4 +281,5 @@ def _candidates(
             log_probability=float(logs[i]),
         )
         for i in ids
+        if logs[i] > -math.inf  # a forbidden token is no candidate
     ]

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from evalgpt.core import EvalgptError, UsageError
@@ -16,7 +17,19 @@ from evalgpt.files import STDOUT
 from evalgpt.plugins import Plugins, load_plugins
 from evalgpt.specs import visible
 
-__all__ = ["Cli", "Share", "common", "learning", "models", "names_of", "output", "running", "state_of", "tasks"]
+__all__ = [
+    "Cli",
+    "Share",
+    "common",
+    "goes_with",
+    "learning",
+    "models",
+    "names_of",
+    "output",
+    "running",
+    "state_of",
+    "tasks",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -116,6 +129,17 @@ def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
 def state_of(ctx: click.Context) -> State:
     state: State = ctx.find_root().ensure_object(State)
     return state
+
+
+def goes_with(ctx: click.Context, **needed: str) -> None:
+    """Refuse an option that does nothing without another one: ``top="detail"``.
+
+    Raises:
+        UsageError: it was given, and the other was not.
+    """
+    for name, other in needed.items():
+        if not ctx.params[other] and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--{name} goes with --{other.replace('_', '-')}, which is not given")
 
 
 def common(function: F) -> F:

@@ -32,13 +32,17 @@ def read_text(path: str | Path) -> str:
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}") from None
     if not data:
-        raise EvaluationError(f"{name} is empty; there is nothing to score")
+        raise _empty(name)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         raise EvaluationError(
             f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x} ({error.reason}); {CONVERT}"
         ) from None
+
+
+def _empty(name: str) -> EvaluationError:
+    return EvaluationError(f"{name} is empty; there is nothing to score")
 
 
 def read_parts(path: str) -> Iterator[str]:
@@ -51,6 +55,8 @@ def read_parts(path: str) -> Iterator[str]:
                 yield decoder.decode(data)
                 at += len(data)
             decoder.decode(b"", final=True)
+            if not at:
+                raise _empty(path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

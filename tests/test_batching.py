@@ -7,7 +7,7 @@ from models import BytesModel
 
 import evalgpt
 from evalgpt import EvaluationError, UsageError
-from evalgpt.batching import AUTO, BatchSize, Scorer
+from evalgpt.batching import AUTO, BatchSize, Scorer, draw
 from evalgpt.cli import cli
 
 TINY = "scratch:emb_dim=16,n_heads=1,n_layers=1,context_length=32"
@@ -131,3 +131,53 @@ def test_the_scorer_counts_what_it_computes():
     losses = scorer.score([evalgpt.Window([1, 2, 3, 4], 2), evalgpt.Window([5, 6], 1)])
     assert [loss.dtype for loss in losses] == [np.float32, np.float32]
     assert (scorer.work.scores, scorer.work.fed_tokens) == (3, 4)
+
+
+class SmallForTrees(BytesModel):
+    """Memory for ``room`` nodes of a tree of the windows."""
+
+    shares_prefixes = True
+
+    def __init__(self, room):
+        super().__init__(context_length=64)
+        self.room = room
+        self.refused, self.nodes = [], []
+
+    def score(self, windows, detail=None):
+        nodes = len({tuple(w.ids[:end]) for w in windows for end in range(1, len(w.ids))})
+        if nodes > self.room:
+            self.refused.append(nodes)
+            raise MemoryError
+        self.nodes.append(nodes)
+        return super().score(windows, detail)
+
+
+def test_a_tree_that_does_not_fit_is_halved_by_what_it_holds():
+    shared = [7] * 40
+    windows = [evalgpt.Window([*shared, i, j, 0], 42) for i in range(16) for j in range(4)]
+    size = BatchSize(200)
+    model = SmallForTrees(90)
+    scorer = Scorer(model, size)
+    (all_of_them,) = draw(windows, size, shares=True)
+    losses = scorer.score([windows[i] for i in all_of_them])
+    assert len(losses) == 64
+    assert scorer.work.scores == 64
+    (refused,) = model.refused  # the next ones fit, although as rows they would be many times as large
+    assert size.failed == refused > 90
+    assert size.tokens == refused // 2
+    assert len(model.nodes) <= 4
+    assert max(model.nodes) <= refused // 2
+
+
+def test_the_speed_of_a_tree_is_that_of_its_nodes():
+    size = BatchSize(48, growing=True)
+    scorer = Scorer(SmallForTrees(1000), size)
+    windows = [evalgpt.Window([*[7] * 40, i], 40) for i in range(8)]
+    for _ in range(4):
+        scorer.score(windows)  # 40 nodes, eight rows of 40
+    assert size.tokens >= 96
+    size = BatchSize(200, growing=True)
+    scorer = Scorer(SmallForTrees(1000), size)
+    for _ in range(4):
+        scorer.score(windows)
+    assert size.tokens == 200  # too few to tell

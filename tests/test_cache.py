@@ -145,6 +145,21 @@ def test_the_longest_unused_go_first(tmp_path):
         assert len(cache.get([b"old%d" % i for i in range(500)])) < 250
 
 
+def test_the_limit_holds_while_a_run_writes(tmp_path):
+    path = tmp_path / "s.sqlite"
+    limit = 400_000
+    generator = np.random.default_rng(1)
+    with ScoreCache(path, limit=limit) as cache:
+        for i in range(40):
+            cache.put({b"%d" % i: generator.random(12_500).astype(np.float32)})  # 50 kB that do not pack
+            assert cache.problem is None
+        with closing(sqlite3.connect(path)) as database:
+            ((pages,),) = database.execute("PRAGMA page_count")
+            ((size,),) = database.execute("PRAGMA page_size")
+        assert pages * size <= 1.5 * limit
+        assert cache.get([b"%d" % i for i in range(40)])
+
+
 @pytest.mark.parametrize("content", [b"this is no database, whatever its name says" * 100, b"\0" * 5000])
 def test_a_file_that_is_none_costs_the_cache_and_not_the_run(content):
     default_path().parent.mkdir(parents=True)

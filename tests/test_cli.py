@@ -304,6 +304,8 @@ BAD_INPUT = [
     ("-m SMALL -t pairs --context 8 --stride -1", 2, ["stride -1 is out of range", "accepts 1 to 8"]),
     ("-m SMALL -t pairs --context 8 --stride 9", 2, ["stride 9 is out of range", "accepts 1 to 8"]),
     ("-m SMALL -t pairs -p exact:stride=3 --stride 4", 2, ["stride is given twice, as 3 in the spec and as 4"]),
+    ("-m SMALL -t pairs --top 3", 2, ["--top goes with --detail, which is not given"]),
+    ("-m SMALL -t pairs --seed 3", 2, ["--seed goes with --precision, which is not given"]),
     ("-m SMALL -t pairs -p book", 2, ["protocol book cannot score a continuation of a context"]),
     ("-m SMALL -t text:nothere.txt", 2, ["there is no file or folder nothere.txt"]),
     ("-m SMALL -t text:empty.txt", 1, ["empty.txt is empty"]),

@@ -131,6 +131,47 @@ def test_a_model_without_logits_still_names_what_it_held_likely():
     assert [p.rank for p in text.predictions] == [0, 1]
 
 
+def test_forbidden_tokens_are_no_candidates(small):
+    class Few(type(small)):
+        """Holds but two tokens possible."""
+
+        def next_logits(self, ids, count=1):
+            logits = np.full((count, self.vocab_size), -np.inf, np.float32)
+            logits[:, [3626, 40]] = 1.0
+            return logits
+
+    few = object.__new__(Few)
+    few.__dict__.update(small.__dict__)
+    found = explain(few, "Every effort", top=5)
+    (prediction,) = every(found)
+    assert [c.token.id for c in prediction.likeliest] == [40, 3626]
+    assert prediction.probability == pytest.approx(0.5, rel=1e-12)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Explanation) == found
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_refused(small, value):
+    class Broken(type(small)):
+        def next_logits(self, ids, count=1):
+            logits = super().next_logits(ids, count)
+            logits[0, 5] = value
+            return logits
+
+    broken = object.__new__(Broken)
+    broken.__dict__.update(small.__dict__)
+    with pytest.raises(EvaluationError, match="gave a logit that is no number"):
+        explain(broken, "Every effort")
+
+
+def test_losses_too_many_are_refused():
+    class More(BytesModel):
+        def score(self, windows, detail=None):
+            return [TokenScores(np.append(scores.nll, np.float32(1))) for scores in super().score(windows)]
+
+    with pytest.raises(EvaluationError, match=r"returned losses of shape \(3,\) for 2 scored tokens"):
+        explain(More(), "abc")
+
+
 def test_a_model_without_byte_spans(small):
     class Spanless(type(small)):
         def encode(self, text):

@@ -277,3 +277,21 @@ def test_bad_bytes_of_a_long_file_are_told(tmp_path, data, said):
     path.write_bytes(data)
     with pytest.raises(evalgpt.EvaluationError, match=said):
         evalgpt.evaluate(BytesModel(context_length=32), load_plugins().task(f"text:{path}"))
+
+
+@pytest.mark.usefixtures("short")
+def test_an_empty_file_among_long_ones_is_told_as_ever(tmp_path):
+    (tmp_path / "a.txt").write_text("x" * 200)
+    (tmp_path / "b.txt").write_text("")
+    with pytest.raises(evalgpt.EvaluationError, match=r"b\.txt is empty; there is nothing to score"):
+        evalgpt.evaluate(BytesModel(context_length=32), load_plugins().task(f"text:{tmp_path}"))
+
+
+@pytest.mark.usefixtures("short")
+def test_texts_too_short_to_score_are_noted(tmp_path):
+    (tmp_path / "a.txt").write_text("x" * 200)
+    (tmp_path / "b.txt").write_text("y")
+    model = BytesModel(context_length=32, prefix_id=None)
+    found = evalgpt.evaluate(model, load_plugins().task(f"text:{tmp_path}"))
+    assert not found.rows
+    assert "1 of 2 texts are too short for protocol exact and were not scored" in found.notes
