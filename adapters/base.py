@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -48,6 +49,14 @@ class TorchModel(Model):
 
     torch_device: torch.device = torch.device("cpu")
 
+    @cached_property
+    def runtime(self) -> dict[str, object]:  # type: ignore[override]
+        """What a reader of timings wants to know of the device, and who multiplies the matrices."""
+        if self.torch_device.type == "cuda":
+            return {"name": torch.cuda.get_device_name(self.torch_device)}
+        threads: dict[str, object] = {"threads": torch.get_num_threads()}
+        return {**threads, "products": kind()} if self.torch_device.type == "cpu" else threads
+
     @property
     def plain(self) -> bool:
         """Whether scores come from full logits: where the model says itself how they are made."""
@@ -77,7 +86,7 @@ class TorchModel(Model):
 
     def score(self, windows: Sequence[Window], detail: Detail | None = None) -> Sequence[TokenScores]:
         counts = [len(window.ids) - window.start for window in windows]
-        with inference():
+        with inference(self.torch_device):
             return _per_window(self._by_tree(windows, detail) or self._by_rows(windows, detail), counts)
 
     def _by_rows(self, windows: Sequence[Window], detail: Detail | None) -> Scores:
@@ -107,7 +116,7 @@ class TorchModel(Model):
         """As :meth:`evalgpt.core.Model.next_logits`; the head runs on the ``count`` positions alone, and where they are
         all, the logits are those of :meth:`logits`, the model's own."""
         batch = torch.as_tensor(list(ids), dtype=torch.int64, device=self.torch_device)[None]
-        with inference():
+        with inference(self.torch_device):
             if self.plain or count == len(ids):
                 logits = self.logits(batch)[0, -count:]
             else:
@@ -134,7 +143,7 @@ class TorchModel(Model):
         Both models must have one vocabulary and be on one device.
         """
         ids, scored, _ = self._batch(windows)
-        with inference():
+        with inference(self.torch_device):
             if self.plain or other.plain:
                 kl, same = divergence_of_logits(*(m.logits(ids).flatten(0, 1)[scored] for m in (self, other)))
             else:
@@ -207,15 +216,6 @@ def resolve_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise UsageError(f"unknown dtype {name!r}; accepted: {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def runtime_facts(device: torch.device) -> dict[str, object]:
-    """What a reader of timings wants to know of ``device``."""
-    if device.type == "cuda":
-        return {"name": torch.cuda.get_device_name(device)}
-    if device.type == "cpu":
-        return {"threads": torch.get_num_threads(), "products": kind()}
-    return {"threads": torch.get_num_threads()}
 
 
 def fingerprint(tensors: Iterable[tuple[str, Tensor]], extra: str = "") -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from evalgpt.adapters.base import TorchModel, fingerprint, runtime_facts, versions
+from evalgpt.adapters.base import TorchModel, fingerprint, versions
 from evalgpt.adapters.gpt import GPTModel
 from evalgpt.adapters.gpt2_bpe import END_OF_TEXT, GPT2Tokenizer
 from evalgpt.adapters.training import TorchTrainer
@@ -52,7 +52,6 @@ class GPTAdapter(TorchModel):
         self.tokenizer = tokenizer.identity
         self.device = str(device)
         self.dtype = str(dtype).removeprefix("torch.")
-        self.runtime = runtime_facts(device)
 
     @property
     def fingerprint(self) -> str:  # type: ignore[override]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, runtime_facts, versions
+from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, versions
 from evalgpt.adapters.hf_loading import explained, fuse, hub_arguments, quiet
 from evalgpt.adapters.hf_tokenizer import HFTokenizer
 from evalgpt.adapters.products import inference
@@ -97,7 +97,6 @@ class HFModel(TorchModel):
         self.tokenizer = self._tokenizer.identity
         self.device = str(self.torch_device)
         self.dtype = str(self.module.dtype).removeprefix("torch.")
-        self.runtime = runtime_facts(self.torch_device)
         self._asked = f"hf tiled={tiled} products={self.runtime.get('products')}"
         self._scoring = "full logits: asked for with tiled=false"
         self._facts = {**_kept(config), "architecture": type(self.module).__name__, "path": source.path}
@@ -172,7 +171,7 @@ class HFModel(TorchModel):
         if tree is None:
             return False
         try:
-            with inference():
+            with inference(self.torch_device):
                 parts = (part.to(self.torch_device) for part in (tree.ids, tree.depth, tree.seen))
                 states, plain = self._of_tree(*parts), self.hidden(ids.to(self.torch_device))
         except Exception:  # whatever a model raises that takes no mask of this kind
@@ -201,7 +200,7 @@ class HFModel(TorchModel):
         if head is None:
             self._scoring = "full logits: the model does not show its output matrix"
             return
-        with inference():
+        with inference(self.torch_device):
             own = self.logits(ids[None])[0]
             wide = torch.float64 if own.dtype == torch.float64 else torch.float32
             try:
@@ -225,7 +224,7 @@ class HFModel(TorchModel):
         ids = torch.arange(2, 10, device=self.torch_device)[None] % embeddings
         other = ids.clone()
         other[0, 4:] = 1
-        with inference():
+        with inference(self.torch_device):
             before, after = self.logits(ids)[0, :4].float(), self.logits(other)[0, :4].float()
         # Exact but for rounding: an untrained encoder leaks a fiftieth, a mixture of experts shuffles the last place.
         allowed = max(1e-3, torch.finfo(self.module.dtype).eps)

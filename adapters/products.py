@@ -1,8 +1,8 @@
 """Matrix products of float32 at the processor's full width.
 
 On a CPU torch multiplies with MKL, which on AMD's processors keeps to AVX2 where they have AVX-512. oneDNN, which torch
-carries too, does not: on two Zen 5 cores it is 2.2 times as fast, and as exact (docs/decisions/010-products.md). A
-model need not know: inside :func:`products`, ``F.linear`` and ``addmm`` of a model of any make are oneDNN's.
+carries too, does not: on two Zen 5 cores it is 2.2 times as fast (docs/decisions/010-products.md). A model is written
+as ever: inside :func:`products`, its ``F.linear`` and ``addmm`` are oneDNN's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 
 from evalgpt.core import UsageError
 
-__all__ = ["SETTING", "inference", "kind", "product", "products"]
+__all__ = ["SETTING", "against", "inference", "kind", "products"]
 
 SETTING = "EVALGPT_PRODUCTS"
 """The environment variable that chooses: ``torch``, ``onednn``, or by the processor where it is not set."""
@@ -33,25 +33,31 @@ SMALLEST = 2**21
 """Multiplications below which torch's own product is as fast: oneDNN takes some ten microseconds to begin."""
 
 FEWEST = 16
-"""Rows below which the products stay torch's: what is short is not slow, and has the same digits on every processor."""
-
+"""Rows below which the products stay torch's: what is so short takes no time, and has torch's digits everywhere."""
 
 PIECE = 768
 """Longest sums that are left to oneDNN: it adds one after another, where MKL adds up in blocks and rounds less."""
 
+MANY = 64
+"""Rows from which on sums longer than that pay for the copies of the weights' pieces."""
 
+LOGIT_PIECE = 192
+"""The same for logits, which are large, and whose rounding is the loss's: MKL's own digits."""
+
+
+@functools.cache
 def kind() -> str:
     """Who multiplies float32 matrices on the CPU: ``onednn`` or ``torch``. Two runs on one machine have the same.
 
     Raises:
-        UsageError: the environment asks for something else.
+        UsageError: the environment asks for something else, or for what this build of torch lacks.
     """
     asked = os.environ.get(SETTING, "")
     if asked not in ("", "torch", "onednn"):
         raise UsageError(f"{SETTING} must be torch or onednn, not {asked!r}")
-    if asked == "torch" or _onednn() is None:
-        return "torch"
-    return "onednn" if asked == "onednn" or _wider_than_mkl() else "torch"
+    if asked == "onednn" and _onednn() is None:
+        raise UsageError(f"{SETTING} asks for onednn, and this build of torch has none that is known; leave it out")
+    return asked or ("onednn" if _onednn() is not None and _wider_than_mkl() else "torch")
 
 
 @functools.cache
@@ -64,10 +70,10 @@ def _onednn() -> Any:
     return found if found is not None and {"default", "binary"} <= set(found.overloads()) else None
 
 
-@functools.cache
 def _wider_than_mkl() -> bool:
-    """Whether the processor has AVX-512 and is not one for which MKL uses it."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _maker()
+    """Whether the processor has AVX-512 and MKL, for its maker's sake, does not use it."""
+    mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return bool(mkl) and torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _maker()
 
 
 def _maker() -> str:
@@ -77,74 +83,91 @@ def _maker() -> str:
 
 
 @contextlib.contextmanager
-def inference() -> Iterator[None]:
+def inference(device: torch.device) -> Iterator[None]:
     """torch's inference mode, with :func:`products`."""
-    with torch.inference_mode(), products():
+    with torch.inference_mode(), products(device):
         yield
 
 
-def products() -> contextlib.AbstractContextManager[object]:
-    """Inside, the products of any model's layers are oneDNN's where that pays."""
-    return _Products() if kind() == "onednn" else contextlib.nullcontext()
+def products(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside, the products of a model's layers on ``device`` are oneDNN's where that pays; gradients included, but not
+    gradients of gradients."""
+    return _Products() if device.type == "cpu" and kind() == "onednn" else contextlib.nullcontext()
 
 
 class _Products(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.linear and not kwargs and len(args) in (2, 3):
+        if not kwargs and func is F.linear and len(args) in (2, 3) and _suits(*args):
             return _linear(*args)
-        if func is torch.addmm and not kwargs and len(args) == 3 and args[0].ndim == 1:  # transformers' Conv1D
-            return _linear(args[1], args[2].T, args[0])
-        if func is product and _suits(args[0], args[1], None):
-            return _multiply(args[0], args[1])
+        if not kwargs and func is torch.addmm and len(args) == 3:  # transformers' Conv1D
+            bias, x, weight = args
+            if weight.ndim == x.ndim == 2 and weight.layout == torch.strided and _suits(x, weight.T, bias):
+                return _linear(x, weight.T, bias)
+        if func is against:
+            return _against(*args)
         return func(*args, **(kwargs or {}))
 
 
-def product(x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-    """x [R, k] @ weight.T, weight [n, k]; in ``out`` [R, n] where torch makes it, else in memory of its own."""
-    if has_torch_function((x, weight, out)):
-        result: Tensor = handle_torch_function(product, (x, weight, out), x, weight, out)
+def against(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Products of ``x`` [R, k] with one weight [n, k] after another: call it with the weight and a tensor ``out``
+    [R, n]; what it gives, x @ weight.T, is in ``out`` where torch makes it, else in memory of its own."""
+    if has_torch_function((x,)):
+        result: Callable[[Tensor, Tensor], Tensor] = handle_torch_function(against, (x,), x)
         return result
-    return torch.mm(x, weight.T, out=out)
+    return lambda weight, out: torch.mm(x, weight.T, out=out)
+
+
+def _against(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    pieces = _pieces(x, LOGIT_PIECE) if x.dtype == torch.float32 else []
+
+    def multiplied(weight: Tensor, out: Tensor) -> Tensor:
+        return _summed(pieces, weight, None) if _suits(x, weight) else torch.mm(x, weight.T, out=out)
+
+    return multiplied
+
+
+def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN can make this product, and is faster."""
+    given = (x, weight) if bias is None else (x, weight, bias)
+    if not all(type(t) in (Tensor, Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" for t in given):
+        return False
+    if any(t.layout != torch.strided for t in given) or torch.is_autocast_enabled("cpu"):
+        return False
+    if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
+        return False
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return False
+    fewest = FEWEST if weight.shape[1] <= PIECE else MANY
+    return x.numel() * len(weight) >= SMALLEST and x.numel() >= fewest * weight.shape[1]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``: x [..., k], weight [n, k] and bias [n] to [..., n], by oneDNN where it can and pays."""
-    if not _suits(x, weight, bias):
-        return F.linear(x, weight, bias)
+    """``F.linear``: x [..., k], weight [n, k] and bias [n] to [..., n]."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
     return _multiply(x, weight, bias)
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    given = (x, weight) if bias is None else (x, weight, bias)
-    return (
-        all(type(t) in (Tensor, Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" for t in given)
-        and weight.ndim == 2
-        and x.ndim > 1
-        and x.shape[-1] == weight.shape[1]
-        and (bias is None or bias.shape == weight.shape[:1])
-        and x.numel() * len(weight) >= SMALLEST
-        and x.numel() >= FEWEST * weight.shape[1]
-    )
-
-
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _summed(_pieces(x, PIECE), weight, bias)
+
+
+def _pieces(x: Tensor, longest: int) -> list[Tensor]:
+    return [piece.contiguous() for piece in x.chunk(-(-x.shape[-1] // longest), -1)]
+
+
+def _summed(xs: list[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product of what ``xs`` are the pieces of. The operator takes no strides of a bias, and over weights of which
+    neither rows nor columns lie side by side it walks number by number, a thousand times as slow."""
     multiply = _onednn()
-    pieces = -(-weight.shape[1] // PIECE)
-    xs, weights = x.chunk(pieces, -1), weight.chunk(pieces, 1)
-    result: Tensor = multiply.default(xs[0].contiguous(), _dense(weights[0]), bias, "none", [], "")
-    for part, of_weight in zip(xs[1:], weights[1:], strict=True):
-        result = multiply.binary(part.contiguous(), result, _dense(of_weight), None, "add")
+    first, *rest = (w if w.T.is_contiguous() else w.contiguous() for w in weight.chunk(len(xs), 1))
+    result: Tensor = multiply.default(xs[0], first, None if bias is None else bias.contiguous(), "none", [], "")
+    for x, part in zip(xs[1:], rest, strict=True):
+        result = multiply.binary(x, result, part, None, "add")
     return result
-
-
-def _dense(weight: Tensor) -> Tensor:
-    """Rows or columns side by side: with other strides oneDNN walks number by number, a thousand times as slow."""
-    return weight if weight.T.is_contiguous() else weight.contiguous()
 
 
 class _Linear(torch.autograd.Function):
@@ -152,7 +175,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        of_x, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
+        ctx.shape = x.shape
         return _multiply(x, weight, bias)
 
     @staticmethod
@@ -162,7 +187,7 @@ class _Linear(torch.autograd.Function):
         gradient = gradients[0].flatten(0, -2).contiguous()
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
-            _multiply(gradient, weight.T).view(x.shape) if of_x else None,
+            _multiply(gradient, weight.T).view(ctx.shape) if of_x else None,
             _multiply(gradient.T, x.flatten(0, -2).contiguous().T) if of_weight else None,
             gradient.sum(0) if of_bias else None,
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evalgpt.adapters.products import product
+from evalgpt.adapters.products import against
 from evalgpt.core import Detail
 
 __all__ = [
@@ -28,8 +28,9 @@ __all__ = [
     "tiled_scores",
 ]
 
-TILE = 1024
-"""Vocabulary rows per tile, and ROWS hidden rows per block: one block's tile of logits is 4 MiB in float32."""
+TILE = {"cpu": 512}
+"""Vocabulary rows per tile by kind of device, 1024 elsewhere, and ROWS hidden rows per block: one block's tile of
+logits is 2 MiB in float32. On a CPU 512 is as fast as 1024 and for few rows a tenth faster."""
 
 ROWS = 1024
 
@@ -78,11 +79,14 @@ class Scores:
         return Scores(self.nll[rows], some(self.rank), some(self.entropy), some(self.top_ids), some(self.top_logprobs))
 
 
-def tiled_scores(hidden: Tensor, head: Head, targets: Tensor, detail: Detail | None = None, tile: int = TILE) -> Scores:
+def tiled_scores(
+    hidden: Tensor, head: Head, targets: Tensor, detail: Detail | None = None, tile: int | None = None
+) -> Scores:
     """Score ``targets`` int64 [R] from ``hidden`` [R, d] and ``head``, without logits of R x V.
 
     Logits are computed in the dtype of the inputs; maxima, sums and losses in float32, or float64 for float64.
     """
+    tile = tile or _tile(hidden)
     blocks = [
         _block(h, head, t, detail or Detail(), tile)
         for h, t in zip(torch.split(hidden, ROWS), torch.split(targets, ROWS), strict=True)
@@ -113,6 +117,10 @@ def divergence_of_logits(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     log_p, log_q = (logits.to(_wide(logits)).log_softmax(1) for logits in (p, q))
     gap = torch.where(log_p == -torch.inf, 0.0, log_p - log_q)  # what P forbids adds nothing, whatever Q thinks
     return (log_p.exp() * gap).sum(1), p.argmax(1) == q.argmax(1)
+
+
+def _tile(hidden: Tensor) -> int:
+    return TILE.get(hidden.device.type, 1024)
 
 
 def _accumulator(tensor: Tensor) -> torch.dtype:
@@ -164,12 +172,13 @@ def _tiles(hidden: Tensor, head: Head, tile: int, wanted: set[int] | None = None
     """
     rows, vocabulary, dtype = len(hidden), len(head.weight), _accumulator(hidden)
     buffer = torch.empty(rows * min(tile, vocabulary), dtype=hidden.dtype, device=hidden.device)
+    multiplied = against(hidden)
     for number, begin in enumerate(range(0, vocabulary, tile)):
         if wanted is not None and number not in wanted:
             continue
         part = head.weight[begin : begin + tile]
         out = buffer[: rows * len(part)].view(rows, len(part))
-        logits = product(hidden, part, out).to(dtype)
+        logits = multiplied(part, out).to(dtype)
         yield begin, head.finish(logits, None if head.bias is None else head.bias[begin : begin + tile].to(dtype))
 
 
@@ -197,13 +206,14 @@ class _Normaliser:
 
 
 def tiled_divergence(
-    hidden: tuple[Tensor, Tensor], heads: tuple[Head, Head], tile: int = TILE
+    hidden: tuple[Tensor, Tensor], heads: tuple[Head, Head], tile: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """KL(P || Q) in nats, float [R], of two models with one vocabulary, and whether their likeliest tokens agree.
 
     ``hidden`` are the two models' states [R, d] at the same positions (their widths may differ). With logits p and q,
     KL = sum P (p - q) - log Z_p + log Z_q, whose sum runs along with the tiles.
     """
+    tile = tile or _tile(hidden[0])
     parts = [
         _divergence((p, q), heads, tile)
         for p, q in zip(torch.split(hidden[0], ROWS), torch.split(hidden[1], ROWS), strict=True)

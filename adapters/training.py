@@ -88,7 +88,7 @@ class TorchTrainer(Trainer):
     def _gradients(self, batches: Sequence[Sequence[Sequence[int]]]) -> float:
         """Sum the gradients of the mean loss of ``batches``; that loss."""
         total = 0.0
-        with self._random(self._state), products():
+        with self._random(self._state), products(self.model.torch_device):
             self.module.train()
             try:
                 for batch in batches:

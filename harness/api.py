@@ -15,11 +15,11 @@ import msgspec
 from evalgpt import environment
 from evalgpt.batching import BatchSize, Scorer, Work
 from evalgpt.cache import ScoreCache
-from evalgpt.core import Detail, Document, Model, Row, Task, UsageError
+from evalgpt.core import Detail, Document, Model, Row, Task
 from evalgpt.detail import Collected
 from evalgpt.engine import Plan, Progress, Result, plan_and_score, score_documents
 from evalgpt.metrics import Ledger, Metrics, ledger, measure
-from evalgpt.plugins import default_plugins
+from evalgpt.plugins import built, default_plugins
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, Sample, TaskInfo, Timing, row_info
 from evalgpt.sampling import until_precise
@@ -85,10 +85,7 @@ def evaluate(
     Raises:
         UsageError: the request cannot be met. EvaluationError: the text or the model cannot be evaluated.
     """
-    if isinstance(model, str):
-        model = default_plugins().model(model, device=device, dtype=dtype)
-    elif device is not None or dtype is not None:
-        raise UsageError("device and dtype go with a model given as a spec; this model is already built")
+    model = built(model, device, dtype)
     if isinstance(task, str):
         task = default_plugins().task(task)
     if protocol is None or isinstance(protocol, str):

@@ -105,6 +105,7 @@ class ScoreCache:
         self._database: sqlite3.Connection | None = None
         self._today = int(time.time() // 86400)
         self._added = 0
+        self._cut = False
 
     def __enter__(self) -> Self:
         with self._caring():
@@ -168,7 +169,7 @@ class ScoreCache:
             self._added += sum(len(packed) for _, packed, _ in rows)
             if self._added > self.limit // 8:  # a long text alone may be more than the limit
                 self._added = 0
-                self._trim(self._database)
+                self._cut |= self._delete_surplus(self._database)
 
     def info(self) -> Info:
         """What is kept now."""
@@ -216,16 +217,22 @@ class ScoreCache:
             ) from None
 
     def _trim(self, database: sqlite3.Connection) -> None:
-        """Cut back to four fifths of the limit, the longest unused first."""
+        """Cut the file back with what is in it."""
+        if self._delete_surplus(database) or self._cut:
+            database.execute("VACUUM")
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _delete_surplus(self, database: sqlite3.Connection) -> bool:
+        """Cut back to four fifths of the limit, the longest unused first; whether there was too much. The file stays as
+        large, and what is written next takes the room."""
         size = _size(database)
         if size <= self.limit:
-            return
+            return False
         (windows,) = database.execute("SELECT count(*) FROM scores").fetchone()
         surplus = int(windows * (1 - 0.8 * self.limit / size)) + 1
         database.execute("DELETE FROM scores WHERE key IN (SELECT key FROM scores ORDER BY day LIMIT ?)", (surplus,))
         database.commit()
-        database.execute("VACUUM")
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return True
 
 
 def default_path() -> Path:

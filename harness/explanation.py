@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from evalgpt.api import model_info
 from evalgpt.core import Detail, Encoding, EvaluationError, Model, TokenScores, UsageError, Window
 from evalgpt.engine import encode
-from evalgpt.plugins import default_plugins
+from evalgpt.plugins import built
 from evalgpt.report import ModelInfo
 from evalgpt.spelling import spell, spell_after
 
@@ -121,10 +121,7 @@ def explain(
         UsageError: a text longer than the context, no token for ``prefix``, ``top`` below 0.
         EvaluationError: a text with nothing to predict, or that cannot be encoded; a model that gives NaN.
     """
-    if isinstance(model, str):
-        model = default_plugins().model(model, device=device, dtype=dtype)
-    elif device is not None or dtype is not None:
-        raise UsageError("device and dtype go with a model given as a spec; this model is already built")
+    model = built(model, device, dtype)
     texts = [texts] if isinstance(texts, str) else list(texts)
     before = _prefix(model, prefix)
     if top < 0:
@@ -189,6 +186,9 @@ def _explained(model: Model, text: str, encoding: Encoding, before: int | None, 
     shape, asked = np.shape(scores.nll), len(window.ids) - 1
     if shape != (asked,):
         raise EvaluationError(f"model {model.name} returned losses of shape {shape} for {asked} scored tokens")
+    parts = (scores.rank, scores.top_ids, scores.top_logprobs)
+    if any(part is not None and len(part) != asked for part in parts):
+        raise EvaluationError(f"model {model.name} returned ranks or likeliest tokens of another number than losses")
     if not np.isfinite(scores.nll).all():
         raise EvaluationError(f"model {model.name} gave a loss that is no number, or a probability of zero")
     spans = encoding.byte_spans
@@ -206,11 +206,13 @@ def _explained(model: Model, text: str, encoding: Encoding, before: int | None, 
 def _from_logits(model: Model, stream: Sequence[Token], scores: TokenScores, top: int) -> list[Prediction]:
     """Steps 1 to 4, each from the one before it, in float64."""
     fed = [token.id for token in stream[:-1]]
-    logits = model.next_logits(fed, len(fed))
+    logits = np.asarray(model.next_logits(fed, len(fed)), dtype=np.float32)
     if logits.shape != (len(fed), model.vocab_size):
         raise EvaluationError(f"model {model.name} gave logits of shape {logits.shape} for {len(fed)} tokens")
-    if np.isnan(logits).any() or np.isposinf(logits).any():
+    if np.isnan(logits).any() or not np.isfinite(logits.max(1)).all():
         raise EvaluationError(f"model {model.name} gave a logit that is no number")
+    if np.isneginf(logits[np.arange(len(fed)), [token.id for token in stream[1:]]]).any():
+        raise EvaluationError(f"model {model.name} gave a target the probability of zero")
     found = []
     for begin in range(0, len(fed), BLOCK):
         wide = logits[begin : begin + BLOCK].astype(np.float64)

@@ -7,7 +7,8 @@ repeat.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from evalgpt.api import model_info
 from evalgpt.core import EvaluationError, Model, UsageError
 from evalgpt.engine import encode
-from evalgpt.plugins import default_plugins
+from evalgpt.plugins import built
 from evalgpt.report import ModelInfo
 from evalgpt.spelling import Speller
 
@@ -100,13 +101,9 @@ def generate(
     sampling.check()
     if tokens < 1:
         raise UsageError(f"tokens must be at least 1, not {tokens}")
-    if isinstance(model, str):
-        model = default_plugins().model(model, device=device, dtype=dtype)
-    elif device is not None or dtype is not None:
-        raise UsageError("device and dtype go with a model given as a spec; this model is already built")
+    model = built(model, device, dtype)
     fed = _fed(model, prompt, prefix)
     speller = Speller(model, fed)
-    random = np.random.default_rng(sampling.seed)
     pieces: list[str] = []
 
     def write(piece: str) -> None:
@@ -116,13 +113,9 @@ def generate(
 
     ids: list[int] = []
     chances: list[float] = []
-    while len(ids) < tokens:
-        logits = _next(model, [*fed, *ids])
-        token = _choose(logits, sampling, random)
-        if sampling.stop_at_eos and token in model.eos_ids:
-            break
+    for token, chance in itertools.islice(_drawn(model, fed, sampling), tokens):
         ids.append(token)
-        chances.append(float(logits[token] - _log_sum(logits)))
+        chances.append(chance)
         write(speller(token))
     write(speller.rest())
     return Generation(
@@ -135,6 +128,19 @@ def generate(
         text="".join(pieces),
         stopped="tokens" if len(ids) == tokens else "eos",
     )
+
+
+def _drawn(model: Model, fed: list[int], sampling: Sampling) -> Iterator[tuple[int, float]]:
+    """One token after another behind ``fed``, with its log-probability, until the text ends."""
+    random = np.random.default_rng(sampling.seed)
+    ids = list(fed)
+    while True:
+        logits = _next(model, ids)
+        token = _choose(logits, sampling, random)
+        if sampling.stop_at_eos and token in model.eos_ids:
+            return
+        ids.append(token)
+        yield token, float(logits[token] - _log_sum(logits))
 
 
 def _fed(model: Model, prompt: str, prefix: bool | None) -> list[int]:

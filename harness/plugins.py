@@ -159,6 +159,19 @@ def default_plugins() -> Plugins:
     return load_plugins()
 
 
+def built(model: Model | str, device: str | None, dtype: str | None) -> Model:
+    """``model``, or the one that its spec names, on ``device`` and in ``dtype``.
+
+    Raises:
+        UsageError: no such model, or a device or dtype for one that is built already.
+    """
+    if isinstance(model, str):
+        return default_plugins().model(model, device=device, dtype=dtype)
+    if device is not None or dtype is not None:
+        raise UsageError("device and dtype go with a model given as a spec; this model is already built")
+    return model
+
+
 def _type_of(kind: str) -> type:
     from evalgpt.protocols import Protocol
 

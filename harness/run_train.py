@@ -94,7 +94,8 @@ def _warn_of_other_bits(log: Training, model: Model) -> None:
     """Say that a run which goes on elsewhere ends in other last digits."""
     then: dict[str, object] = {"torch": log.run.software.get("torch"), **log.model.runtime}
     now: dict[str, object] = {"torch": software().get("torch"), **model.runtime}
-    other = [f"{key} {then[key]} then, {now.get(key)} now" for key in then if then[key] != now.get(key)]
+    keys = sorted(then.keys() | now.keys())
+    other = [f"{key} {then.get(key)} then, {now.get(key)} now" for key in keys if then.get(key) != now.get(key)]
     if other:
         click.echo(
             f"evalgpt: warning: {visible('; '.join(other))}: the weights will differ in their last digits from those "
