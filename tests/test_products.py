@@ -136,7 +136,7 @@ def test_what_does_not_suit_is_left_to_torch(calls):
         near(torch.addmm(b, flat.to_sparse_coo(), weight.T), F.linear(flat.double(), weight.double(), b.double()))
         with pytest.raises(RuntimeError, match="shapes"):
             F.linear(flat, weight[:, 1:])
-        with pytest.raises(RuntimeError, match="matrices"):
+        with pytest.raises(RuntimeError, match="matri"):
             torch.addmm(b, x, weight.T)
         with torch.autocast("cpu", torch.bfloat16):
             assert F.linear(flat, weight).dtype == torch.bfloat16
