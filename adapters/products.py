@@ -11,7 +11,7 @@ import contextlib
 import functools
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def against(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _against(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    pieces = _pieces(x, LOGIT_PIECE) if x.dtype == torch.float32 else []
+    pieces = list(_pieces(x, LOGIT_PIECE)) if x.dtype == torch.float32 else []
 
     def multiplied(weight: Tensor, out: Tensor) -> Tensor:
         return _summed(pieces, weight, None) if _suits(x, weight) else torch.mm(x, weight.T, out=out)
@@ -155,18 +155,27 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _summed(_pieces(x, PIECE), weight, bias)
 
 
-def _pieces(x: Tensor, longest: int) -> list[Tensor]:
-    return [piece.contiguous() for piece in x.chunk(-(-x.shape[-1] // longest), -1)]
+def _pieces(x: Tensor, longest: int) -> Iterator[Tensor]:
+    """Made one by one: together they would be another ``x``."""
+    return (piece.contiguous() for piece in x.chunk(-(-x.shape[-1] // longest), -1))
 
 
-def _summed(xs: list[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
+def _summed(xs: Iterable[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
     """The product of what ``xs`` are the pieces of. The operator takes no strides of a bias, and over weights of which
     neither rows nor columns lie side by side it walks number by number, a thousand times as slow."""
     multiply = _onednn()
-    first, *rest = (w if w.T.is_contiguous() else w.contiguous() for w in weight.chunk(len(xs), 1))
-    result: Tensor = multiply.default(xs[0], first, None if bias is None else bias.contiguous(), "none", [], "")
-    for x, part in zip(xs[1:], rest, strict=True):
-        result = multiply.binary(x, result, part, None, "add")
+    bias = None if bias is None else bias.contiguous()
+    result: Tensor | None = None
+    at = 0
+    for x in xs:
+        part = weight[:, at : at + x.shape[-1]]
+        at += x.shape[-1]
+        part = part if part.T.is_contiguous() else part.contiguous()
+        if result is None:
+            result = multiply.default(x, part, bias, "none", [], "")
+        else:
+            result = multiply.binary(x, result, part, None, "add")
+    assert result is not None
     return result
 
 

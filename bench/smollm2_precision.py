@@ -113,7 +113,7 @@ def single(model: Any, windows: list[Window]) -> dict[str, Tensor]:
         }.items():
             parts.setdefault(name, []).append(nll)
         if kind() == "onednn":
-            with products():
+            with products(torch.device("cpu")):
                 states = model.hidden(ids)[0]
                 parts.setdefault(ONEDNN, []).append(tiled_scores(states, head, targets).nll)
             exact = losses(states.double(), head.weight.double(), targets)
