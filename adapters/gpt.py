@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evalgpt.adapters.products import gelu_linear
+
 __all__ = ["GPTConfig", "GPTModel"]
 
 
@@ -82,7 +84,9 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.layers(x)
+        up, _, down = self.layers
+        assert isinstance(up, nn.Linear)
+        result: Tensor = down(gelu_linear(x, up.weight, up.bias))
         return result
 
 

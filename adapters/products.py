@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 
 from evalgpt.core import UsageError
 
-__all__ = ["SETTING", "against", "inference", "kind", "products"]
+__all__ = ["SETTING", "against", "gelu_linear", "inference", "kind", "products"]
 
 SETTING = "EVALGPT_PRODUCTS"
 """The environment variable that chooses: ``torch``, ``onednn``, or by the processor where it is not set."""
@@ -107,6 +107,8 @@ class _Products(TorchFunctionMode):
                 return _linear(x, weight.T, bias)
         if func is against:
             return _against(*args)
+        if func is gelu_linear:
+            return _gelu_linear(*args)
         return func(*args, **(kwargs or {}))
 
 
@@ -128,6 +130,23 @@ def _against(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return multiplied
 
 
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The tanh GELU of ``F.linear``: x [..., k], weight [n, k] and bias [n] to [..., n]; one pass where that can be."""
+    if has_torch_function((x, weight, bias)):
+        result: Tensor = handle_torch_function(gelu_linear, (x, weight, bias), x, weight, bias)
+        return result
+    return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+
+
+def _gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if not _suits(x, weight, bias):
+        return gelu_linear(x, weight, bias)  # torch's: no mode is on while one of its functions runs
+    if weight.shape[1] > PIECE or _graded(x, weight, bias):
+        return F.gelu(_linear(x, weight, bias), approximate="tanh")
+    result: Tensor = _onednn().default(x.contiguous(), weight.contiguous(), bias.contiguous(), "gelu", [], "tanh")
+    return result
+
+
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether oneDNN can make this product, and is faster."""
     given = (x, weight) if bias is None else (x, weight, bias)
@@ -145,10 +164,14 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``: x [..., k], weight [n, k] and bias [n] to [..., n]."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+    if _graded(x, weight, bias):
         result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
     return _multiply(x, weight, bias)
+
+
+def _graded(*given: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -144,6 +144,35 @@ def test_what_does_not_suit_is_left_to_torch(calls):
     assert calls == []
 
 
+@pytest.mark.parametrize("rows", [ROWS, FEWEST])
+def test_gelu_and_product_are_one(calls, rows):
+    x, weight, b = tensors()
+    x = x.flatten(0, 1)[:rows]
+    expected = F.gelu(F.linear(x.double(), weight.double(), b.double()), approximate="tanh")
+    near(products.gelu_linear(x, weight, b), expected)
+    with products.products(CPU):
+        near(products.gelu_linear(x, weight, b), expected)
+        long = torch.randn(ROWS, PIECE + 1), torch.randn(64, PIECE + 1) / 30, torch.randn(64)
+        near(
+            products.gelu_linear(*long),
+            F.gelu(F.linear(*(t.double() for t in long)), approximate="tanh"),
+        )
+    assert calls == [(ROWS, PIECE + 1, 64)]
+
+
+def test_gelu_has_gradients():
+    def gradients(dtype):
+        given = [t.requires_grad_() for t in tensors(dtype)]
+        with products.products(CPU):
+            (
+                products.gelu_linear(*given).flatten(0, -2) * torch.linspace(-1, 1, ROWS, dtype=dtype)[:, None]
+            ).sum().backward()
+        return [t.grad for t in given]
+
+    for found, expected in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
+        assert (found - expected).abs().max() < 1e-6 * ROWS
+
+
 def test_a_bias_may_be_a_view():
     x, weight, _ = tensors()
     wide = torch.linspace(-1, 1, 2 * OUTER).view(OUTER, 2)
