@@ -29,8 +29,9 @@ __all__ = ["SETTING", "against", "gelu_linear", "inference", "kind", "products"]
 SETTING = "EVALGPT_PRODUCTS"
 """The environment variable that chooses: ``torch``, ``onednn``, or by the processor where it is not set."""
 
-SMALLEST = 2**21
-"""Multiplications below which torch's own product is as fast: oneDNN takes some ten microseconds to begin."""
+SMALLEST = 2**16
+"""Numbers in a weight below which torch's own product is as fast: oneDNN takes some ten microseconds to begin. Of the
+weight and not of the product, so that a window's digits do not depend on what it shares a batch with."""
 
 FEWEST = 16
 """Rows below which the products stay torch's: what is so short takes no time, and has torch's digits everywhere."""
@@ -159,7 +160,7 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     if bias is not None and bias.shape != weight.shape[:1]:
         return False
     fewest = FEWEST if weight.shape[1] <= PIECE else MANY
-    return x.numel() * len(weight) >= SMALLEST and x.numel() >= fewest * weight.shape[1]
+    return weight.numel() >= SMALLEST and x.numel() >= fewest * weight.shape[1]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

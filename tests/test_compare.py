@@ -187,6 +187,21 @@ def reports(tmp_path_factory, story):
     return paths
 
 
+def agree(one, other):
+    """The same but for rounding: with --kl the windows stand in other batches, and a product's last digit with them."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            agree(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            agree(a, b)
+    else:
+        assert one == (pytest.approx(other, rel=1e-5, abs=1e-7) if isinstance(one, float) else other)
+
+
 def test_reports_and_models_give_the_same_comparison(tmp_path, reports, story):
     from_reports, from_models, kept = (tmp_path / name for name in ("a.json", "b.json", "kept.json"))
     first = run(*reports, "-o", from_reports)
@@ -198,7 +213,7 @@ def test_reports_and_models_give_the_same_comparison(tmp_path, reports, story):
     one, other = (json.loads(path.read_text())["comparisons"][0] for path in (from_reports, from_models))
     assert other.pop("divergence")["mean"]["value"] > 0
     assert one.pop("divergence") is None
-    assert one == other
+    agree(one, other)
     assert "KL(" in second.stdout
     assert "bits per byte (p" in first.stdout
     assert run(kept).exit_code == 0

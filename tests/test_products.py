@@ -18,8 +18,8 @@ from evalgpt.plugins import load_plugins
 
 pytestmark = pytest.mark.skipif(products._onednn() is None, reason="needs a build of torch with oneDNN")
 
-ROWS, INNER, OUTER = 160, 96, 160
-assert ROWS * INNER * OUTER >= SMALLEST
+ROWS, INNER, OUTER = 160, 96, 704
+assert INNER * OUTER >= SMALLEST
 
 
 CPU = torch.device("cpu")
@@ -119,12 +119,12 @@ def test_what_does_not_suit_is_left_to_torch(calls):
     cases = [
         (flat.double(), weight.double(), b.double()),
         (flat.bfloat16(), weight.bfloat16(), b.bfloat16()),
-        (flat[:20], weight, b),  # little to multiply
-        (flat[: FEWEST - 1], torch.randn(SMALLEST // INNER, INNER), None),  # few rows
-        (long, torch.randn(SMALLEST // PIECE, PIECE + 1), None),  # few rows for pieces of the weights
+        (flat, weight[:600], b[:600]),  # a small weight
+        (flat[: FEWEST - 1], torch.randn(OUTER, INNER), None),  # few rows
+        (long, torch.randn(100, PIECE + 1), None),  # few rows for pieces of the weights
         (flat[:0], weight, b),
         (flat, weight, b[:1]),
-        (flat[0], torch.randn(SMALLEST // INNER, INNER), None),
+        (flat[0], torch.randn(OUTER, INNER), None),
         (flat, weight.to_sparse_coo(), None),
     ]
     plain = [F.linear(*given) for given in cases]
@@ -152,12 +152,12 @@ def test_gelu_and_product_are_one(calls, rows):
     near(products.gelu_linear(x, weight, b), expected)
     with products.products(CPU):
         near(products.gelu_linear(x, weight, b), expected)
-        long = torch.randn(ROWS, PIECE + 1), torch.randn(64, PIECE + 1) / 30, torch.randn(64)
+        long = torch.randn(ROWS, PIECE + 1), torch.randn(100, PIECE + 1) / 30, torch.randn(100)
         near(
             products.gelu_linear(*long),
             F.gelu(F.linear(*(t.double() for t in long)), approximate="tanh"),
         )
-    assert calls == [(ROWS, PIECE + 1, 64)]
+    assert calls == [(ROWS, PIECE + 1, 100)]
 
 
 def test_gelu_has_gradients():
@@ -204,7 +204,7 @@ def test_gradients_are_those_of_float64(calls, transposed, wanted):
 
 def test_scores_of_both_are_within_rounding_of_float64(calls, choose):
     generator = torch.Generator().manual_seed(2)
-    hidden, weight = (torch.randn(n, 64, generator=generator) * size for n, size in ((300, 1), (2500, 0.2)))
+    hidden, weight = (torch.randn(n, 160, generator=generator) * size for n, size in ((300, 1), (2500, 0.1)))
     targets = torch.randint(2500, (300,), generator=generator)
     expected = F.cross_entropy(hidden.double() @ weight.double().T, targets, reduction="none")
     for way in ("onednn", "torch"):
@@ -212,7 +212,7 @@ def test_scores_of_both_are_within_rounding_of_float64(calls, choose):
         with inference(CPU):
             found = tiled_scores(hidden, Head(weight), targets).nll
         assert (found - expected).abs().max() < 1e-5
-    assert calls == [(300, 64, 512)] * 4 + [(300, 64, 452)]
+    assert calls == [(300, 160, 512)] * 4 + [(300, 160, 452)]
 
 
 def test_logits_round_no_more_than_torchs():
@@ -229,7 +229,7 @@ def test_logits_round_no_more_than_torchs():
 
 
 def test_a_model_scores_alike_and_says_with_what(calls, choose):
-    spec = "scratch:n_layers=2,emb_dim=96,n_heads=4,vocab_size=3000,context_length=128"
+    spec = "scratch:n_layers=2,emb_dim=192,n_heads=4,vocab_size=3000,context_length=128"
     windows = [Window(tuple(range(start, start + 129)), 1) for start in (0, 500)]
     scores, facts, names = [], [], []
     for way in ("torch", "onednn"):
