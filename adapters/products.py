@@ -31,7 +31,7 @@ SETTING = "EVALGPT_PRODUCTS"
 
 SMALLEST = 2**16
 """Numbers in a weight below which torch's own product is as fast: oneDNN takes some ten microseconds to begin. Of the
-weight and not of the product, so that a window's digits do not depend on what it shares a batch with."""
+weight and not of the product, so that who multiplies does not depend on the batch, where its rows are not few."""
 
 FEWEST = 16
 """Rows below which the products stay torch's: what is so short takes no time, and has torch's digits everywhere."""
