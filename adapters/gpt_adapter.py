@@ -48,6 +48,7 @@ class GPTAdapter(TorchModel):
         self.trained = "seed" not in source
         self.prefix_id = END_OF_TEXT if config.vocab_size > END_OF_TEXT else None
         self.eos_ids = () if self.prefix_id is None else (END_OF_TEXT,)
+        self.unused_ids = range(END_OF_TEXT + 1, config.vocab_size)
         self.config = {**asdict(config), **source, "parameters": sum(p.numel() for p in module.parameters())}
         self.tokenizer = tokenizer.identity
         self.device = str(device)

@@ -8,16 +8,16 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-
-import msgspec
+from functools import partial
 
 from evalgpt import environment
+from evalgpt.answers import decode
 from evalgpt.batching import BatchSize, Scorer, Work
 from evalgpt.cache import ScoreCache
-from evalgpt.core import Detail, Document, Model, Row, Task
+from evalgpt.core import Detail, Document, Model, Row, Task, UsageError
 from evalgpt.detail import Collected
-from evalgpt.engine import Plan, Progress, Result, plan_and_score, score_documents
+from evalgpt.engine import Plan, Progress, Result, bind, plan_and_score, score_documents
+from evalgpt.guard import calling, described
 from evalgpt.metrics import Ledger, Metrics, ledger, measure
 from evalgpt.plugins import built, default_plugins
 from evalgpt.protocols import Protocol
@@ -25,6 +25,7 @@ from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, Sam
 from evalgpt.sampling import until_precise
 from evalgpt.specs import printable
 from evalgpt.streaming import score_stream
+from evalgpt.validation import check_task, documents_of, metrics_of, numbers, plain
 from evalgpt.verdicts import Verdict, judge
 
 __all__ = [
@@ -86,11 +87,10 @@ def evaluate(
         UsageError: the request cannot be met. EvaluationError: the text or the model cannot be evaluated.
     """
     model = built(model, device, dtype)
-    if isinstance(task, str):
-        task = default_plugins().task(task)
+    task = _built_task(task)
     if protocol is None or isinstance(protocol, str):
         protocol = default_plugins().protocol(protocol or task.default_protocol)
-    bound = protocol.bind(model)
+    bound = bind(protocol, model)
     model_info(model)  # what a report cannot hold is better known before the work than after it
     scorer = scorer_for(model, batch_tokens, cache)
     if task.long and not tokens and detail is None and precision is None and bound.stream([], None) is not None:
@@ -104,14 +104,29 @@ def evaluate(
         samples.append(until_precise(scorer, plans, precision, seed, progress))
 
     if precision is None:
-        result = score_documents(scorer, task.documents(), bound, progress=progress)
+        result = score_documents(scorer, documents_of(task), bound, progress=progress)
     else:
-        result = plan_and_score(scorer, task.documents(), bound, some)
+        result = plan_and_score(scorer, documents_of(task), bound, some)
     sample = samples[0] if samples else None
     evaluation = assemble(scorer, task, bound, result, tokens=tokens is not False, sample=sample)
     if detail is not None:
-        detail.add(result.rows, model.decode)
+        detail.add(result.rows, partial(decode, model))
     return evaluation
+
+
+def _built_task(task: Task | str) -> Task:
+    if isinstance(task, str):
+        return default_plugins().task(task)
+    if not isinstance(task, Task):
+        raise UsageError(f"a task is an evalgpt.Task or a spec such as 'text:book.txt', not {described(task)}")
+    check_task(task)
+    return task
+
+
+def _peer(protocol: Protocol, rows: Sequence[Row]) -> dict[str, float]:
+    with calling(protocol, "peer()"):
+        found = dict(protocol.peer(rows))
+    return numbers(protocol, "peer()", list(found.items()))
 
 
 def scorer_for(model: Model, batch_tokens: int | None, cache: ScoreCache | None) -> Scorer:
@@ -126,7 +141,7 @@ def scorer_for(model: Model, batch_tokens: int | None, cache: ScoreCache | None)
 
 def _streamed(scorer: Scorer, task: Task, bound: Protocol, progress: Callable[[Progress], None] | None) -> Evaluation:
     """The evaluation of texts too long to hold: without rows."""
-    found = score_stream(scorer, task.documents(), bound, task.long, progress)
+    found = score_stream(scorer, documents_of(task), bound, task.long, progress)
     useful = min(bound.default_context(scorer.model), found.longest)
     return Evaluation(
         model=model_info(scorer.model),
@@ -197,8 +212,8 @@ def numbers_of(protocol: Protocol, task: Task, rows: Sequence[Row], *, part: boo
     return Numbers(
         metrics=measure(rows),
         splits={split: measure(some) for split, some in _by_split(rows).items() if split},
-        peer={} if part else _finite(protocol.peer(rows)),
-        task_metrics={} if part else _finite(task.metrics(rows)),
+        peer={} if part else _finite(_peer(protocol, rows)),
+        task_metrics={} if part else _finite(metrics_of(task, rows)),
         ledger=counted,
         notes=_notes(protocol, rows, counted, part),
     )
@@ -240,10 +255,7 @@ def _by_split(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def model_info(model: Model) -> ModelInfo:
     """What a report says of ``model``."""
-    plain: dict[str, Any] = {
-        key: msgspec.to_builtins(dict(getattr(model, key)), enc_hook=_plain)
-        for key in ("config", "tokenizer", "runtime")
-    }
+    mappings = {key: plain(model, key) for key in ("config", "tokenizer", "runtime")}
     prefix = None if model.prefix_id is None else int(model.prefix_id)
     return ModelInfo(
         spec=model.spec or model.name,
@@ -252,19 +264,13 @@ def model_info(model: Model) -> ModelInfo:
         context_length=int(model.context_length),
         vocab_size=int(model.vocab_size),
         prefix_id=prefix,
-        prefix=None if prefix is None else model.decode([prefix]),
+        prefix=None if prefix is None else decode(model, [prefix]),
         adds_bos=bool(model.adds_bos),
         trained=None if model.trained is None else bool(model.trained),
         device=model.device,
         dtype=model.dtype,
-        **plain,
+        **mappings,
     )
-
-
-def _plain(value: object) -> object:
-    """What JSON holds in place of ``value``: a numpy or torch scalar as a number, a dtype and the like as text."""
-    item = getattr(value, "item", None)
-    return item() if callable(item) else str(value)
 
 
 def task_info(task: Task, documents: Sequence[Document]) -> TaskInfo:
@@ -318,7 +324,8 @@ def _too_short(protocol: Protocol, counted: Ledger) -> list[str]:
 
 def _notes(protocol: Protocol, rows: Sequence[Row], counted: Ledger, part: bool) -> list[str]:
     """What a reader of the numbers must know and the numbers do not say."""
-    notes = list(protocol.notes(rows))
+    with calling(protocol, "notes()"):
+        notes = [str(note) for note in protocol.notes(rows)]
     if not part:  # in a sample it may be chance
         notes += _too_short(protocol, counted)
     if counted.twice:

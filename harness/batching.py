@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.answers import Where, ask, picked
 from evalgpt.cache import Memory
 from evalgpt.core import LARGEST_TREE, Detail, EvaluationError, Model, TokenScores, UsageError, Window, alike
+from evalgpt.guard import PluginError
 
 __all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches", "draw"]
 
@@ -162,21 +164,22 @@ class Scorer:
     detail: Detail | None = None
     details: dict[int, tuple[Window, TokenScores]] = field(default_factory=dict)
 
-    def score(self, windows: Sequence[Window]) -> list[NDArray[np.float32]]:
-        """The losses (float32, nats) of each window, recalled or computed.
+    def score(self, windows: Sequence[Window], where: Where | None = None) -> list[NDArray[np.float32]]:
+        """The losses (float32, nats) of each window, recalled or computed; ``where`` says of a window, by its number
+        here, where it is.
 
         Raises:
-            EvaluationError: the model answers with the wrong number of losses, without the detail that was asked for,
-            or one window alone does not fit.
+            EvaluationError: as :func:`evalgpt.answers.ask`, or one window alone does not fit the memory.
         """
         recalls = self.memory is not None and self.detail is None
         found = self.memory.recall(windows) if self.memory and recalls else [None] * len(windows)
-        missing = [window for window, nll in zip(windows, found, strict=True) if nll is None]
-        answers = self._computed(missing) if missing else []
+        absent = [i for i, nll in enumerate(found) if nll is None]
+        missing = [windows[i] for i in absent]
+        answers = self._computed(missing, picked(where or (lambda _: ""), absent)) if missing else []
         if self.detail is not None:
             self.details |= {id(window): (window, answer) for window, answer in zip(missing, answers, strict=True)}
         scored = [answer.nll for answer in answers]
-        if self.memory and all(np.isfinite(nll).all() for nll in scored):
+        if self.memory and missing:
             self.memory.keep(missing, scored)
         self.work.scores += sum(map(len, scored))
         self.work.recalled += sum(len(nll) for nll in found if nll is not None)
@@ -184,18 +187,19 @@ class Scorer:
         new = iter(scored)
         return [next(new) if nll is None else nll for nll in found]
 
-    def _computed(self, windows: Sequence[Window]) -> list[TokenScores]:
+    def _computed(self, windows: Sequence[Window], where: Where) -> list[TokenScores]:
         shares = self.model.shares_prefixes
         tokens = _fed(windows, shares)
         began = time.perf_counter()
         try:
-            scored = list(_ask(self.model, windows, self.detail))
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            scored = ask(self.model, windows, self.detail, where)
+        except PluginError as error:
+            if not _out_of_memory(error.__cause__):
                 raise
             if len(windows) == 1:
                 raise EvaluationError(
-                    f"a single window of {tokens} tokens does not fit the memory of {self.model.device}; give a "
+                    f"model {self.model.name}: a single window of {tokens} tokens does not fit the memory of "
+                    f"{self.model.device}{_behind(where(0))}; give a "
                     f"smaller --context, a narrower --dtype or another --device"
                 ) from error
         else:
@@ -205,9 +209,13 @@ class Scorer:
         gc.collect()  # what the failed batch left in cycles
         scored = [TokenScores(np.empty(0, np.float32))] * len(windows)
         for part in draw(windows, self.size, shares):
-            for i, answer in zip(part, self._computed([windows[i] for i in part]), strict=True):
+            for i, answer in zip(part, self._computed([windows[i] for i in part], picked(where, part)), strict=True):
                 scored[i] = answer
         return scored
+
+
+def _behind(place: str) -> str:
+    return f", in {place}" if place else ""
 
 
 def _fed(windows: Sequence[Window], shares: bool) -> int:
@@ -220,38 +228,10 @@ def _fed(windows: Sequence[Window], shares: bool) -> int:
     return min(padded, nodes)
 
 
-def _ask(model: Model, windows: Sequence[Window], detail: Detail | None) -> Iterator[TokenScores]:
-    scores = model.score(windows) if detail is None else model.score(windows, detail)
-    if len(scores) != len(windows):
-        raise EvaluationError(f"model {model.name} answered {len(scores)} windows of {len(windows)}")
-    for window, score in zip(windows, scores, strict=True):
-        expected = len(window.ids) - window.start
-        nll = np.asarray(score.nll, dtype=np.float32)
-        if nll.shape != (expected,):
-            raise EvaluationError(
-                f"model {model.name} returned losses of shape {nll.shape} for {expected} scored tokens"
-            )
-        yield TokenScores(nll) if detail is None else _detailed(model, nll, score)
-
-
-def _detailed(model: Model, nll: NDArray[np.float32], score: TokenScores) -> TokenScores:
-    """``score`` in the types that core promises, all of it there and as long as ``nll``."""
-    parts = (score.rank, score.entropy, score.top_ids, score.top_logprobs)
-    if any(part is None for part in parts):
-        raise EvaluationError(f"model {model.name} answers losses alone, no ranks or entropies; run without --detail")
-    rank, entropy, ids, logprobs = (np.asarray(part) for part in parts)
-    n = len(nll)
-    if rank.shape != (n,) or entropy.shape != (n,) or ids.shape != logprobs.shape or ids.ndim != 2 or len(ids) != n:
-        raise EvaluationError(f"model {model.name} returned details whose shapes do not fit {n} scored tokens")
-    if n and not 0 <= ids.min(initial=0) <= ids.max(initial=0) < model.vocab_size:
-        raise EvaluationError(f"model {model.name} names a likeliest token outside its vocabulary")
-    return TokenScores(
-        nll, rank.astype(np.int64), entropy.astype(np.float32), ids.astype(np.int64), logprobs.astype(np.float32)
-    )
-
-
-def _out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: BaseException | None) -> bool:
     """Whether the machine or the device ran out: torch has a class for CUDA, and sentences for the CPU and MPS."""
+    if not isinstance(error, (RuntimeError, MemoryError)):
+        return False
     text = str(error).lower()
     told = ("out of memory", "can't allocate memory", "not enough memory", "defaultcpuallocator")
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(t in text for t in told)

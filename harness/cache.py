@@ -24,6 +24,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.answers import least_loss
 from evalgpt.core import Model, UsageError, Window
 
 __all__ = ["Info", "Memory", "ScoreCache", "default_path", "identity"]
@@ -74,18 +75,19 @@ def identity(model: Model, versions: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A cache as one model sees it."""
+    """A cache as one model sees it; ``least`` is the lowest loss that its rounding explains."""
 
     cache: ScoreCache
     who: str
+    least: float = -1e-3
 
     def recall(self, windows: Sequence[Window]) -> list[NDArray[np.float32] | None]:
-        """The losses of each window, None where they are not kept, or not of its length."""
+        """The losses of each window, None where they are not kept, or are not what a model may have answered."""
         keys = [self.cache.key(self.who, window) for window in windows]
         kept = self.cache.get(keys)
         found = [kept.get(key) for key in keys]
         return [
-            nll if nll is not None and len(nll) == len(window.ids) - window.start else None
+            nll if nll is not None and _plausible(nll, len(window.ids) - window.start, self.least) else None
             for nll, window in zip(found, windows, strict=True)
         ]
 
@@ -128,7 +130,7 @@ class ScoreCache:
     def of(self, model: Model, versions: Mapping[str, str]) -> Memory | None:
         """This cache for ``model``; None where its scores are not to be kept."""
         who = identity(model, versions)
-        return None if who is None else Memory(self, who)
+        return None if who is None else Memory(self, who, least_loss(model.dtype))
 
     def key(self, who: str, window: Window) -> bytes:
         """The key of ``window``, scored by a model of that :func:`identity`."""
@@ -240,13 +242,16 @@ def default_path() -> Path:
     from platformdirs import user_cache_path
 
     folder = os.environ.get("EVALGPT_CACHE")
-    return (Path(folder).expanduser() if folder else user_cache_path("evalgpt")) / "scores.sqlite"
+    try:
+        return (Path(folder).expanduser() if folder else user_cache_path("evalgpt")) / "scores.sqlite"
+    except RuntimeError:
+        raise UsageError(f"EVALGPT_CACHE is {folder!r}, and there is no such user; give a folder") from None
 
 
 def _limit() -> int:
     given = os.environ.get("EVALGPT_CACHE_LIMIT", str(LIMIT_MIB))
-    if not given.isdecimal():
-        raise UsageError(f"EVALGPT_CACHE_LIMIT must be a whole number of MiB, not {given!r}")
+    if not (given.isascii() and given.isdecimal() and len(given) <= 15):
+        raise UsageError(f"EVALGPT_CACHE_LIMIT must be a whole number of MiB below 10**15, not {given[:30]!r}")
     return int(given) << 20
 
 
@@ -269,8 +274,14 @@ def _packed(nll: NDArray[np.float32]) -> bytes:
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
-def _unpacked(packed: bytes) -> NDArray[np.float32] | None:
-    """The losses; None where they are not those that were kept."""
+def _plausible(nll: NDArray[np.float32], count: int, least: float) -> bool:
+    return len(nll) == count and bool(np.isfinite(nll).all()) and (not count or float(nll.min()) >= least)
+
+
+def _unpacked(packed: object) -> NDArray[np.float32] | None:
+    """The losses; None where they are not those that were kept: SQLite lets any column hold any type."""
+    if not isinstance(packed, bytes):
+        return None
     data, check = packed[:-4], packed[-4:]
     if len(data) % 4 or zlib.crc32(data).to_bytes(4, "little") != check:
         return None

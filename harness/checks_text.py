@@ -11,6 +11,7 @@ from evalgpt.core import Encoding, Window
 __all__ = [
     "check_attributes",
     "check_byte_spans",
+    "check_decode_every_id",
     "check_encode_ids",
     "check_encode_whole",
     "check_fingerprint_follows_weights",
@@ -217,6 +218,32 @@ def check_fingerprint_follows_weights(subject: Subject) -> None:
             f"a model with other weights has the same fingerprint, {other.fingerprint[:40]!r}: reports of the two "
             f"could not be told apart; hash the weights themselves"
         )
+
+
+def check_decode_every_id(subject: Subject) -> None:
+    """decode() takes every id of the vocabulary, but for those that unused_ids names."""
+    model = subject.model
+    size = model.vocab_size
+    unused = model.unused_ids
+    wrong = next((i for i in unused if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < size), None)
+    if wrong is not None:
+        raise CheckFailed(f"unused_ids holds {wrong!r}; ids of the vocabulary are wanted, 0 to {size - 1}")
+    for text in TEXTS:
+        used = next((i for i in _ids(subject, text) if i in unused), None)
+        if used is not None:
+            raise CheckFailed(f"unused_ids holds {used}, which encode({text!r}) gives: generate would never pick it")
+    for i in range(size):
+        if i in unused:
+            continue
+        try:
+            text = model.decode([i])
+        except Exception as error:  # a tokenizer's own, whatever it is
+            raise CheckFailed(
+                f"decode([{i}]) raises {type(error).__name__}: {error}; an id that is no token, as of a padded embedding, "
+                f"belongs into unused_ids: generate leaves it out, and it is shown as <id {i}>"
+            ) from error
+        if not isinstance(text, str):
+            raise CheckFailed(f"decode([{i}]) returns {type(text).__name__}; a str is wanted")
 
 
 def _ids(subject: Subject, text: str) -> list[int]:

@@ -16,6 +16,7 @@ from evalgpt import cli_learn, cli_reports, cli_train
 from evalgpt.plugins import load_plugins
 from evalgpt.shell import Cli, Share, common, goes_with, models, names_of, output, running, state_of, tasks
 from evalgpt.specs import visible
+from evalgpt.streams import keep
 
 __all__ = ["cli", "main"]
 
@@ -302,6 +303,7 @@ def main() -> None:
     # Threads that spin while they wait starve each other on a busy machine: 2 to 40 times slower with two jobs on two
     # cores. On an idle one, waiting asleep costs a GPT of 124M 4 %, and a tiny one 40 %.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    keep()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a result is not lost to a name the terminal cannot spell

@@ -239,6 +239,8 @@ class Model(ABC):
         prefix_id: the token that stands before a text (BOS, else EOS), or None.
         adds_bos: whether the tokenizer's own habit is to put ``prefix_id`` before every text.
         eos_ids: the tokens that end a text that the model writes; none where it has no such token.
+        unused_ids: ids below ``vocab_size`` that are no token of the tokenizer, as rows that pad an embedding. No text
+            has them, ``generate`` does not pick them, and where a model proposes one it is shown as ``<id 50300>``.
         trained: whether the weights were loaded (True) or drawn at random (False); None where that is not known.
         cache_id: what a score depends on besides fingerprint, tokenizer, dtype and kind of device: the adapter's
             name and its switches. With it scores are kept between runs; None keeps none, as is right while code is
@@ -258,6 +260,7 @@ class Model(ABC):
     prefix_id: int | None = None
     adds_bos: bool = False
     eos_ids: Sequence[int] = ()
+    unused_ids: Sequence[int] = ()
     trained: bool | None = None
     cache_id: str | None = None
     shares_prefixes: bool = False

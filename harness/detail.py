@@ -5,19 +5,33 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.core import Row, UsageError
 from evalgpt.files import write_bytes
+from evalgpt.guard import reason
 from evalgpt.report import DetailFile, Report
 
 __all__ = ["Collected", "RowDetail", "check_format", "read_detail"]
+
+
+class Decode(Protocol):
+    """As :func:`evalgpt.answers.decode`, of one model."""
+
+    def __call__(self, ids: Sequence[int], *, shown: bool = False) -> str: ...
+
+
+COLUMNS, LARGEST = 4096, 1024
+"""Bytes that a score, and each of its likeliest tokens, may take in a detail file: far more than any does."""
+
+SMALL = 1 << 20
 
 Columns = dict[str, NDArray[Any]]
 
@@ -49,7 +63,7 @@ class Collected:
     evaluations: int = 0
     parts: list[Columns] = field(default_factory=list)
 
-    def add(self, rows: Sequence[Row], decode: Callable[[Sequence[int]], str]) -> None:
+    def add(self, rows: Sequence[Row], decode: Decode) -> None:
         """Take in the rows of one evaluation, whose ``detail`` is set where anything was scored."""
         self.parts += [
             _columns(self.evaluations, number, row, decode, self.top) for number, row in enumerate(rows) if row.windows
@@ -97,13 +111,48 @@ def read_detail(report: Report, path: str) -> dict[tuple[int, int], RowDetail]:
         raise UsageError(f"cannot read the detail file {target}: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != report.detail.sha256:
         raise UsageError(f"{target} is not the detail file of this report: its SHA-256 differs")
+    scores = _scores(report)
+    most = SMALL + sum(scores.values()) * (COLUMNS + LARGEST * report.detail.top)
     try:
-        return _rows(_from_parquet(data) if target.suffix == ".parquet" else _from_npz(data))
-    except (KeyError, ValueError, IndexError, OSError) as error:
-        raise UsageError(f"{target} is no detail file: {error}") from None
+        columns = _from_parquet(data, most) if target.suffix == ".parquet" else _from_npz(data, most)
+        return _rows(_columns_checked(columns), scores)
+    except UsageError:
+        raise
+    except Exception as error:  # zipfile, zlib, numpy and pyarrow each have their own
+        why = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
+        raise UsageError(f"{target} is no detail file of this report: {why}") from None
 
 
-def _columns(evaluation: int, number: int, row: Row, decode: Callable[[Sequence[int]], str], top: int) -> Columns:
+def _scores(report: Report) -> dict[tuple[int, int], int]:
+    """How many scores each row of the report has, by evaluation index and row index; rows without any are left out."""
+    return {
+        (e, r): row.scores
+        for e, evaluation in enumerate(report.evaluations)
+        for r, row in enumerate(evaluation.rows)
+        if row.scores
+    }
+
+
+def _columns_checked(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The columns that are read, if they are numbers of one length.
+
+    Raises:
+        ValueError, KeyError: a column is missing, or is of another type or length.
+    """
+    count = len(columns["evaluation"])
+    for name, kinds in (("evaluation", "iu"), ("row", "iu"), ("token", "iu"), ("rank", "iu"), ("entropy", "f")):
+        column = columns[name]
+        if column.shape != (count,) or column.dtype.kind not in kinds:
+            raise ValueError(f"its column {name} has the type {column.dtype} and the shape {column.shape}")
+    logprobs = columns["top_logprobs"]
+    if logprobs.ndim != 2 or len(logprobs) != count or logprobs.dtype.kind != "f":
+        raise ValueError(f"its column top_logprobs has the type {logprobs.dtype} and the shape {logprobs.shape}")
+    if len(columns["top_text"]) != logprobs.size:
+        raise ValueError(f"it has {len(columns['top_text'])} texts of likeliest tokens for {logprobs.size}")
+    return columns
+
+
+def _columns(evaluation: int, number: int, row: Row, decode: Decode, top: int) -> Columns:
     found = row.detail
     if found is None or found.top_ids is None or found.top_logprobs is None:
         raise ValueError("the row was scored without detail")
@@ -116,7 +165,7 @@ def _columns(evaluation: int, number: int, row: Row, decode: Callable[[Sequence[
     pad = ((0, 0), (0, top - found.top_ids.shape[1]))  # a vocabulary may be smaller than k
     top_ids = np.pad(found.top_ids, pad, constant_values=-1)
     unique, inverse = np.unique(top_ids, return_inverse=True)
-    names = ["" if i < 0 else decode([int(i)]) for i in unique]
+    names = ["" if i < 0 else decode([int(i)], shown=True) for i in unique]
     columns: Columns = {
         "evaluation": np.full(n, evaluation, np.int32),
         "row": np.full(n, number, np.int32),
@@ -155,7 +204,12 @@ def _packed(name: str, texts: Sequence[str], which: NDArray[Any]) -> Columns:
 
 
 def _unpacked(columns: Mapping[str, NDArray[Any]], name: str) -> list[str]:
-    data, ends = columns[f"{name}_utf8"].tobytes(), columns[f"{name}_ends"].tolist()
+    texts, last = columns[f"{name}_utf8"], columns[f"{name}_ends"]
+    if texts.dtype != np.uint8 or last.dtype.kind not in "iu" or texts.ndim != 1 or last.ndim != 1:
+        raise ValueError(f"its column {name} is no text")
+    if (np.diff(last, prepend=0) < 0).any() or (last[-1] if len(last) else 0) != len(texts):
+        raise ValueError(f"the ends of its column {name} are not those of its texts")
+    data, ends = texts.tobytes(), last.tolist()
     return [data[a:b].decode() for a, b in itertools.pairwise([0, *ends])]
 
 
@@ -165,7 +219,11 @@ def _npz(columns: Columns) -> bytes:
     return file.getvalue()
 
 
-def _from_npz(data: bytes) -> dict[str, Any]:
+def _from_npz(data: bytes, most: int) -> dict[str, Any]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > most:  # a small file may unpack to more than any memory
+        raise ValueError(f"it unpacks to {size} bytes, more than {most}, the most for so many scores")
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         columns: dict[str, Any] = {name: file[name] for name in file.files}
     return columns | {"top_text": _unpacked(columns, "top_text")}
@@ -200,8 +258,12 @@ def _parquet(columns: Columns) -> bytes:
     return file.getvalue()
 
 
-def _from_parquet(data: bytes) -> dict[str, Any]:
+def _from_parquet(data: bytes, most: int) -> dict[str, Any]:
     arrow, parquet = _pyarrow()
+    facts = parquet.ParquetFile(arrow.BufferReader(data)).metadata
+    size = sum(facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
+    if size > most:
+        raise ValueError(f"it unpacks to {size} bytes, more than {most}, the most for so many scores")
     table = parquet.read_table(arrow.BufferReader(data)).combine_chunks()
     plain = ("evaluation", "row", "token", "rank", "entropy")
     columns: dict[str, Any] = {name: table[name].to_numpy() for name in plain}
@@ -214,13 +276,20 @@ def _from_parquet(data: bytes) -> dict[str, Any]:
     return columns
 
 
-def _rows(columns: Mapping[str, Any]) -> dict[tuple[int, int], RowDetail]:
-    """The columns cut where a row ends; likeliest tokens that a vocabulary does not have are left out."""
+def _rows(columns: Mapping[str, Any], scores: Mapping[tuple[int, int], int]) -> dict[tuple[int, int], RowDetail]:
+    """The columns cut where a row ends; likeliest tokens that a vocabulary does not have are left out.
+
+    Raises:
+        ValueError: the rows are not those with these ``scores``.
+    """
     keys = np.stack([columns["evaluation"], columns["row"]], 1)
     edges = [0, *(np.flatnonzero((keys[1:] != keys[:-1]).any(1)) + 1).tolist(), len(keys)]
     k = columns["top_logprobs"].shape[1]
     found = {}
-    for a, b in itertools.pairwise(edges):
+    cut = [((int(keys[a, 0]), int(keys[a, 1])), b - a) for a, b in itertools.pairwise(edges) if b > a]
+    if cut != list(scores.items()):
+        raise ValueError("its rows are not those of the report")
+    for a, b in itertools.pairwise(edges if len(keys) else [0]):
         width = int((~np.isnan(columns["top_logprobs"][a])).sum())
         found[int(keys[a, 0]), int(keys[a, 1])] = RowDetail(
             token=columns["token"][a:b],

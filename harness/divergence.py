@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.answers import encode
 from evalgpt.batching import BatchSize, batches
 from evalgpt.compare import Divergence, summarise
 from evalgpt.core import Document, EvaluationError, Model, UsageError
 from evalgpt.engine import Plan, Progress, plan_windows
+from evalgpt.guard import calling
 from evalgpt.protocols import Protocol
 
 __all__ = ["check_models", "diverge"]
@@ -42,7 +44,9 @@ def diverge(
     total = sum(len(w.ids) - w.start for _, w in windows)
     done, kl_sum = 0, 0.0
     for batch in batches([len(w.ids) - 1 for _, w in windows], size):
-        for index, result in zip(batch, ask.divergence(models[1], [windows[i][1] for i in batch]), strict=True):
+        with calling(models[0], "divergence()"):
+            answers = list(ask.divergence(models[1], [windows[i][1] for i in batch]))
+        for index, result in zip(batch, answers, strict=True):
             found[index] = result
             done += len(result[0])
             kl_sum += float(result[0].sum())
@@ -80,7 +84,7 @@ def check_models(models: tuple[Model, Model]) -> None:
 def _check_ids(models: tuple[Model, Model], plans: Sequence[Plan]) -> None:
     for plan in plans:
         text = plan.document.context + plan.document.text[plan.piece.start : plan.piece.stop]
-        if list(models[1].encode(text).ids) != list(plan.encoding.ids):
+        if list(encode(models[1], text, f"document {plan.document.id!r}").ids) != list(plan.encoding.ids):
             raise UsageError(
                 f"the KL divergence needs one tokenizer, and those of {models[0].spec or models[0].name} and "
                 f"{models[1].spec or models[1].name} read document {plan.document.id!r} differently"

@@ -10,7 +10,7 @@ from evalgpt import explanation, report, training_log
 from evalgpt.core import UsageError
 from evalgpt.explanation import Explanation
 from evalgpt.files import read_bytes
-from evalgpt.report import Report, parse_report
+from evalgpt.report import Report, decode_as, parse_report
 from evalgpt.training_log import LOG, Training
 
 __all__ = ["Document", "file_of", "read_document"]
@@ -39,11 +39,11 @@ def read_document(path: str) -> Document:
     name = "standard input" if path == "-" else path
     data = read_bytes(path, "the report")
     try:
-        schema = msgspec.json.decode(data, type=_Version).schema
+        schema = decode_as(data, _Version).schema
         if schema == explanation.SCHEMA:
-            return _checked_walk(msgspec.json.decode(data, type=Explanation))
+            return _checked_walk(decode_as(data, Explanation))
         if schema == training_log.SCHEMA:
-            return _checked_training(msgspec.json.decode(data, type=Training))
+            return _checked_training(decode_as(data, Training))
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{name} is not a report, an explanation or the log of a training run: {error}") from None
     if schema != report.SCHEMA:

@@ -6,20 +6,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.answers import encode, picked
 from evalgpt.batching import Scorer, Work, draw
 from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, TokenScores, UsageError, Window
+from evalgpt.guard import calling, described
 from evalgpt.protocols import Piece, Protocol, Tokens
+from evalgpt.validation import check_protocol, too_deep
 
 __all__ = [
     "Plan",
     "Progress",
     "Result",
-    "check_finite",
+    "bind",
     "check_tokens",
-    "encode",
+    "place_of",
     "plan_and_score",
     "plan_windows",
     "row_of",
@@ -118,10 +122,14 @@ def score_windows(
     windows = [plan.windows[i] for plan, i in chosen]
     total = sum(len(w.ids) - w.start for w in windows)
     done, nll_sum = 0, 0.0
+
+    def where(number: int) -> str:
+        return place_of(*chosen[number])
+
     for batch in draw(windows, scorer.size, scorer.model.shares_prefixes):
-        for index, nll in zip(batch, scorer.score([windows[i] for i in batch]), strict=True):
+        scored = scorer.score([windows[i] for i in batch], picked(where, batch))
+        for index, nll in zip(batch, scored, strict=True):
             plan, i = chosen[index]
-            check_finite(scorer.model, plan.document, nll)
             plan.nll[i] = nll
             done += len(nll)
             nll_sum += float(nll.sum(dtype=np.float64))
@@ -129,11 +137,29 @@ def score_windows(
             progress(Progress(done, total, nll_sum / done))
 
 
-def check_finite(model: Model, document: Document, nll: NDArray[np.float32]) -> None:
-    """Raise EvaluationError where a loss is no number."""
-    if not np.isfinite(nll).all():
-        what = "NaN as a loss" if np.isnan(nll).any() else "an infinite loss, a probability of zero,"
-        raise EvaluationError(f"model {model.name} gave {what} in document {document.id!r}")
+def bind(protocol: Protocol, model: Model) -> Protocol:
+    """``protocol`` with every parameter decided for ``model``.
+
+    Raises:
+        UsageError: a parameter is out of range. EvaluationError: a protocol of a plugin failed, or made no protocol.
+    """
+    check_protocol(protocol)
+    with calling(protocol, f"bind() to model {model.name}"):
+        bound = protocol.bind(model)
+    if not isinstance(bound, Protocol):
+        raise EvaluationError(f"protocol {protocol.name}: bind() returned {described(bound)}, not a Protocol")
+    with calling(protocol, "settings(), read as JSON,"):
+        settings = bound.settings()
+        if not isinstance(settings, dict) or too_deep(settings):
+            raise EvaluationError(f"protocol {protocol.name}: settings() must be a dict that JSON can hold")
+        msgspec.json.encode(settings)
+    return bound
+
+
+def place_of(plan: Plan, number: int) -> str:
+    """Where the window ``number`` of ``plan`` is, for a message; windows are counted from 1."""
+    split = f", {plan.piece.split} part" if plan.piece.split else ""
+    return f"document {plan.document.id!r}{split}, window {number + 1} of {len(plan.windows)}"
 
 
 def plan_windows(model: Model, documents: Iterable[Document], protocol: Protocol, *, enough: bool = True) -> list[Plan]:
@@ -160,33 +186,35 @@ def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[Plan
             f"protocol {protocol.name} cannot score a continuation of a context, as in document {document.id!r}; "
             f"use exact or lm-eval"
         )
-    for piece in protocol.pieces(document.text):
+    where = f"document {document.id!r}"
+    with calling(protocol, "pieces()", where):
+        pieces = list(protocol.pieces(document.text))
+    for piece in pieces:
         text = document.context + document.text[piece.start : piece.stop]
-        encoding = encode(model, text, f"document {document.id!r}")
-        given = protocol.context_tokens(model, document.context, encoding) if document.context else 0
+        encoding = encode(model, text, where)
+        with calling(protocol, "context_tokens()", where):
+            given = protocol.context_tokens(model, document.context, encoding) if document.context else 0
         tokens = Tokens(encoding.ids, given, bool(document.context), model.prefix_id, model.adds_bos)
-        windows = list(protocol.windows(tokens, piece.split))
+        with calling(protocol, "windows()", where):
+            windows = list(protocol.windows(tokens, piece.split))
+        _check_windows(protocol, model, windows, (len(encoding.ids), where))
         yield Plan(document, piece, encoding, given, windows)
 
 
-def encode(model: Model, text: str, where: str) -> Encoding:
-    """The tokens of ``text``, every one of them in the model's vocabulary; errors say that it is ``where``.
-
-    Raises:
-        EvaluationError: a token id outside the vocabulary, or not one byte span for each token.
-    """
-    encoding = model.encode(text)
-    if encoding.byte_spans is not None and len(encoding.byte_spans) != len(encoding.ids):
-        raise EvaluationError(
-            f"model {model.name} gave {len(encoding.byte_spans)} byte spans for {len(encoding.ids)} tokens"
-        )
-    if len(encoding.ids) and not 0 <= min(encoding.ids) <= max(encoding.ids) < model.vocab_size:
-        wrong = next(i for i in encoding.ids if not 0 <= i < model.vocab_size)
-        raise EvaluationError(
-            f"token id {wrong} in {where} is outside the vocabulary of model {model.name}, "
-            f"0 to {model.vocab_size - 1}: the tokenizer does not belong to these weights"
-        )
-    return encoding
+def _check_windows(protocol: Protocol, model: Model, windows: Sequence[object], of: tuple[int, str]) -> None:
+    """Raise EvaluationError where a protocol of a plugin asks for what is no window of the document."""
+    tokens, where = of
+    for number, window in enumerate(windows, 1):
+        if not isinstance(window, Window):
+            wrong = f"is {described(window)}, not an evalgpt.Window"
+        elif len(window.ids) - 1 > model.context_length:
+            wrong = f"feeds {len(window.ids) - 1} tokens, more than the {model.context_length} of model {model.name}"
+        elif window.begin + window.start < 0 or window.begin + len(window.ids) > tokens:
+            end = window.begin + len(window.ids)
+            wrong = f"scores tokens {window.begin + window.start} to {end - 1} of a text of {tokens}"
+        else:
+            continue
+        raise EvaluationError(f"protocol {protocol.name}: window {number} of {where} {wrong}")
 
 
 def _check_enough(plans: Sequence[Plan], protocol: Protocol) -> None:

@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.answers import ask, decode, encode, next_logits
 from evalgpt.api import model_info
 from evalgpt.core import Detail, Encoding, EvaluationError, Model, TokenScores, UsageError, Window
-from evalgpt.engine import encode
 from evalgpt.plugins import built
 from evalgpt.report import ModelInfo
 from evalgpt.spelling import spell, spell_after
@@ -126,10 +126,14 @@ def explain(
     before = _prefix(model, prefix)
     if top < 0:
         raise UsageError(f"top must be at least 0, not {top}")
+    top = min(top, model.vocab_size)
     if not texts:
         raise EvaluationError("there is no text to explain")
     encodings = [_encoded(model, text, number, before) for number, text in enumerate(texts, 1)]
-    explained = [_explained(model, text, e, before, top) for text, e in zip(texts, encodings, strict=True)]
+    explained = [
+        _explained(model, text, e, before, (top, number))
+        for number, (text, e) in enumerate(zip(texts, encodings, strict=True), 1)
+    ]
     return _whole(model, before, explained)
 
 
@@ -139,7 +143,7 @@ def _whole(model: Model, before: int | None, explained: list[Explained]) -> Expl
     gaps = [abs(p.score + p.log_probability) for p in every]
     return Explanation(
         model=model_info(model),
-        prefix=None if before is None else Token(id=before, text=model.decode([before])),
+        prefix=None if before is None else Token(id=before, text=decode(model, [before])),
         texts=explained,
         mean_log_probability=mean,
         loss=-mean,
@@ -176,21 +180,14 @@ def _encoded(model: Model, text: str, number: int, before: int | None) -> Encodi
     return encoding
 
 
-def _explained(model: Model, text: str, encoding: Encoding, before: int | None, top: int) -> Explained:
+def _explained(model: Model, text: str, encoding: Encoding, before: int | None, how: tuple[int, int]) -> Explained:
+    top, number = how
     ids = [int(i) for i in encoding.ids]
     tokens = [Token(id=i, text=t) for i, t in zip(ids, spell(encoding, text, model), strict=True)]
-    lead = [] if before is None else [Token(id=before, text=model.decode([before]))]
+    lead = [] if before is None else [Token(id=before, text=decode(model, [before]))]
     stream = [*lead, *tokens]
     window = Window([token.id for token in stream], 1)
-    (scores,) = model.score([window], Detail(rank=True, top=max(top, 1)))
-    shape, asked = np.shape(scores.nll), len(window.ids) - 1
-    if shape != (asked,):
-        raise EvaluationError(f"model {model.name} returned losses of shape {shape} for {asked} scored tokens")
-    parts = (scores.rank, scores.top_ids, scores.top_logprobs)
-    if any(part is not None and len(part) != asked for part in parts):
-        raise EvaluationError(f"model {model.name} returned ranks or likeliest tokens of another number than losses")
-    if not np.isfinite(scores.nll).all():
-        raise EvaluationError(f"model {model.name} gave a loss that is no number, or a probability of zero")
+    (scores,) = ask(model, [window], Detail(rank=True, top=max(top, 1)), lambda _: f"text {number}", all_=False)
     spans = encoding.byte_spans
     return Explained(
         text=text,
@@ -206,11 +203,7 @@ def _explained(model: Model, text: str, encoding: Encoding, before: int | None, 
 def _from_logits(model: Model, stream: Sequence[Token], scores: TokenScores, top: int) -> list[Prediction]:
     """Steps 1 to 4, each from the one before it, in float64."""
     fed = [token.id for token in stream[:-1]]
-    logits = np.asarray(model.next_logits(fed, len(fed)), dtype=np.float32)
-    if logits.shape != (len(fed), model.vocab_size):
-        raise EvaluationError(f"model {model.name} gave logits of shape {logits.shape} for {len(fed)} tokens")
-    if np.isnan(logits).any() or not np.isfinite(logits.max(1)).all():
-        raise EvaluationError(f"model {model.name} gave a logit that is no number")
+    logits = next_logits(model, fed, len(fed))
     if np.isneginf(logits[np.arange(len(fed)), [token.id for token in stream[1:]]]).any():
         raise EvaluationError(f"model {model.name} gave a target the probability of zero")
     found = []

@@ -16,7 +16,7 @@ __all__ = ["STDOUT", "check_writable", "is_stream", "read_bytes", "replacing", "
 TEMPORARY = ".evalgpt-"
 """How the names of files being written begin; the target's own name may be as long as names get."""
 
-STDOUT = ("-", "/dev/stdout")
+STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 """Names of standard output; what is printed besides then goes to standard error."""
 
 

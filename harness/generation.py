@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.answers import encode, next_logits
 from evalgpt.api import model_info
 from evalgpt.core import EvaluationError, Model, UsageError
-from evalgpt.engine import encode
 from evalgpt.plugins import built
 from evalgpt.report import ModelInfo
 from evalgpt.spelling import Speller
@@ -136,7 +136,7 @@ def _drawn(model: Model, fed: list[int], sampling: Sampling) -> Iterator[tuple[i
     ids = list(fed)
     while True:
         logits = _next(model, ids)
-        token = _choose(logits, sampling, random)
+        token = _choose(_allowed(model, logits), sampling, random)
         if sampling.stop_at_eos and token in model.eos_ids:
             return
         ids.append(token)
@@ -163,13 +163,23 @@ def _fed(model: Model, prompt: str, prefix: bool | None) -> list[int]:
 
 def _next(model: Model, ids: list[int]) -> NDArray[np.float64]:
     """Logits [V] behind ``ids``, cut on the left to what the model takes."""
-    logits = model.next_logits(ids[-model.context_length :])
-    if logits.shape != (1, model.vocab_size):
-        raise EvaluationError(f"model {model.name} gave logits of shape {logits.shape}, not (1, {model.vocab_size})")
-    wide: NDArray[np.float64] = logits[0].astype(np.float64)
-    if np.isnan(wide).any() or not np.isfinite(wide.max()):
-        raise EvaluationError(f"model {model.name} gave logits that are no numbers after {len(ids)} tokens")
+    wide: NDArray[np.float64] = next_logits(model, ids[-model.context_length :])[0].astype(np.float64)
     return wide
+
+
+def _allowed(model: Model, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``logits`` with those of ids that are no token out of reach.
+
+    Raises:
+        EvaluationError: nothing else is left.
+    """
+    if not model.unused_ids:
+        return logits
+    allowed = logits.copy()
+    allowed[np.asarray(model.unused_ids)] = -np.inf
+    if not np.isfinite(allowed.max()):
+        raise EvaluationError(f"model {model.name} gives every token of its tokenizer the probability of zero")
+    return allowed
 
 
 def _choose(logits: NDArray[np.float64], sampling: Sampling, random: np.random.Generator) -> int:

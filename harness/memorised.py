@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from evalgpt.answers import decode
 from evalgpt.core import Model
 from evalgpt.report import Evaluation, RowInfo, Tokenized
 from evalgpt.training_log import Memorised, Span
@@ -47,5 +48,5 @@ def _spans(model: Model, row: RowInfo, kept: Tokenized, limit: float) -> Iterato
             first=int(begin),
             tokens=int(end - begin),
             loss=float(losses[begin:end].mean()),
-            text=model.decode(kept.ids[begin:end]),
+            text=decode(model, kept.ids[begin:end]),
         )

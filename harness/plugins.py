@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +21,10 @@ import pluggy
 
 from evalgpt import hooks
 from evalgpt.core import EvalgptError, Model, Task, UsageError
+from evalgpt.guard import calling, described, reason
 from evalgpt.specs import Spec, options_of, parse, printable, resolve, with_home
+from evalgpt.streams import foreign
+from evalgpt.validation import check_model, check_protocol, check_task
 
 if TYPE_CHECKING:
     from evalgpt.protocols import Protocol
@@ -52,7 +58,8 @@ class Entry:
     @property
     def summary(self) -> str:
         """The first line of the factory's docstring."""
-        return (self.factory.__doc__ or "").strip().partition("\n")[0]
+        text = self.factory.__doc__
+        return text.strip().partition("\n")[0] if isinstance(text, str) else ""
 
     @property
     def options(self) -> dict[str, object]:
@@ -83,40 +90,59 @@ class Plugins:
 
     def check(self, kind: str, spec: str, given: Mapping[str, object] | None = None) -> None:
         """Raise UsageError for a name, a key or a value that cannot be, without building anything."""
-        parsed = parse(spec)
+        parsed = with_home(parse(spec))
         resolve(kind, parsed, self.find(kind, parsed.name).factory, given)
 
-    def model(self, spec: str, *, device: str | None = None, dtype: str | None = None) -> Model:
-        """Build the model that ``spec`` names."""
-        return cast(Model, self._build("model", parse(spec), {"device": device, "dtype": dtype}))
+    def model(self, spec: str, *, device: str | None = None, dtype: str | None = None, checked: bool = True) -> Model:
+        """Build the model that ``spec`` names; ``checked`` holds its attributes to what a Model has.
+
+        Raises:
+            UsageError: no such model, key or value. EvaluationError: its factory raised, or made no sound Model.
+        """
+        model = cast(Model, self._build("model", parse(spec), {"device": device, "dtype": dtype}))
+        if checked:
+            check_model(model)
+        return model
 
     def task(self, spec: str) -> Task:
-        """Build the task that ``spec`` names."""
-        return cast(Task, self._build("task", parse(spec), {}))
+        """Build the task that ``spec`` names.
+
+        Raises:
+            UsageError: no such task, key or value. EvaluationError: its factory raised, or made no sound Task.
+        """
+        task = cast(Task, self._build("task", parse(spec), {}))
+        check_task(task)
+        return task
 
     def protocol(self, spec: str, *, context: int | None = None, stride: int | None = None) -> Protocol:
-        """Build the protocol that ``spec`` names, not yet bound to a model."""
-        return cast("Protocol", self._build("protocol", parse(spec), {"context": context, "stride": stride}))
+        """Build the protocol that ``spec`` names, not yet bound to a model.
+
+        Raises:
+            UsageError: no such protocol, key or value. EvaluationError: its factory raised, or made no sound Protocol.
+        """
+        protocol = cast("Protocol", self._build("protocol", parse(spec), {"context": context, "stride": stride}))
+        check_protocol(protocol)
+        return protocol
 
     def _build(self, kind: str, spec: Spec, given: Mapping[str, object]) -> object:
         factory = self.find(kind, spec.name).factory
+        who = f"{kind} {spec.name!r}"
         spec = with_home(spec)
+        options = resolve(kind, spec, factory, given)
         try:
-            built = factory(spec.argument, **resolve(kind, spec, factory, given))
+            inspect.signature(factory).bind(spec.argument, **options)
         except TypeError as error:
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-                raise UsageError(
-                    f"{kind} {spec.name!r}: its factory cannot be called with an argument: {error}"
-                ) from error
-            raise
+            raise UsageError(f"{who}: its factory cannot be called with an argument: {error}") from error
+        with calling(who, "its factory"):
+            built = factory(spec.argument, **options)
         expected = _type_of(kind)
         if not isinstance(built, expected):
             raise UsageError(
-                f"{kind} {spec.name!r}: its factory returned {type(built).__name__}, not an {expected.__module__}."
-                f"{expected.__name__}"
+                f"{who}: its factory returned {described(built)}, not an {expected.__module__}.{expected.__name__}"
             )
         if isinstance(built, (Model, Task)):
-            object.__setattr__(built, "spec", printable(str(spec)))  # a frozen dataclass is a fine Task
+            with calling(who, "setting its attribute spec"):
+                object.__setattr__(built, "spec", printable(str(spec)))  # a frozen dataclass is a fine Task
         return built
 
 
@@ -135,22 +161,55 @@ def load_plugins(extra: Iterable[str] = ()) -> Plugins:
     plugins = Plugins(manager)
     for name in BUILTIN:
         _admit(plugins, name, importlib.import_module(name))
-    for entry_point in importlib.metadata.entry_points(group=hooks.GROUP):
-        try:
-            _admit(plugins, entry_point.name, entry_point.load())
-        except (Exception, SystemExit) as error:  # a stranger's import may raise anything
-            plugins.failures[entry_point.name] = _reason(error)
+    _load_installed(plugins)
     for name in dict.fromkeys(extra):
-        try:
+        with _asked_for(name):
             module = _import(name)
+            if manager.is_registered(module):  # installed, and asked for by its module
+                continue
             _admit(plugins, name, module)
-        except EvalgptError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise UsageError(f"plugin {name}: {_reason(error)}") from error
-        if not manager.get_hookcallers(module):
+            hooked = manager.get_hookcallers(module)
+        if not hooked:
             raise UsageError(f"plugin {name} implements none of evalgpt's hooks: {HOOKS}")
     return plugins
+
+
+def _load_installed(plugins: Plugins) -> None:
+    """Load what distributions offer under the entry-point group; what fails is told by name and distribution."""
+    loaded: dict[str, str] = {}
+    for entry_point in importlib.metadata.entry_points(group=hooks.GROUP):
+        name, distribution = entry_point.name, _distribution(entry_point)
+        if name in loaded:
+            plugins.failures[f"{name} of {distribution}"] = (
+                f"the distribution {loaded[name]} has a plugin of that name too, which is the one loaded; uninstall one"
+            )
+            continue
+        loaded[name] = distribution
+        try:
+            with foreign():
+                module = entry_point.load()
+                _admit(plugins, name, module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a stranger's import may raise anything, and exit
+            plugins.failures[name] = f"{reason(error)} (distribution {distribution})"
+
+
+def _distribution(entry_point: importlib.metadata.EntryPoint) -> str:
+    found = entry_point.dist
+    return "unknown" if found is None else f"{found.name} {found.version}"
+
+
+@contextlib.contextmanager
+def _asked_for(name: str) -> Iterator[None]:
+    """Turn what a plugin named on the command line raises into a UsageError."""
+    try:
+        with foreign():
+            yield
+    except (EvalgptError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise UsageError(f"plugin {name}: {reason(error)}") from error
 
 
 @lru_cache(maxsize=1)
@@ -169,6 +228,9 @@ def built(model: Model | str, device: str | None, dtype: str | None) -> Model:
         return default_plugins().model(model, device=device, dtype=dtype)
     if device is not None or dtype is not None:
         raise UsageError("device and dtype go with a model given as a spec; this model is already built")
+    if not isinstance(model, Model):
+        raise UsageError(f"a model is an evalgpt.Model or a spec such as 'scratch:seed=7', not {described(model)}")
+    check_model(model)
     return model
 
 
@@ -186,6 +248,10 @@ def _admit(plugins: Plugins, name: str, plugin: object) -> None:
             plugin itself raises.
     """
     manager = plugins.manager
+    if manager.is_registered(plugin):
+        raise UsageError(
+            f"plugin {name} is the module of the plugin {manager.get_name(plugin)}, which is loaded already"
+        )
     before = {kind: dict(entries) for kind, entries in plugins.entries.items()}
     try:
         manager.register(plugin, name)
@@ -196,19 +262,15 @@ def _admit(plugins: Plugins, name: str, plugin: object) -> None:
             manager.unregister(plugin)
         plugins.entries = before
         if isinstance(error, pluggy.PluginValidationError):
-            raise UsageError(f"plugin {name}: {_reason(error)}; evalgpt's hooks are {HOOKS}") from None
+            told = " ".join(str(error).split())
+            raise UsageError(f"plugin {name}: {told}; evalgpt's hooks are {HOOKS}") from None
         raise
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return (
-        text if isinstance(error, (EvalgptError, pluggy.PluginValidationError)) else f"{type(error).__name__}: {text}"
-    )
 
 
 def _import(name: str) -> ModuleType:
     path = Path(name)
+    if not name.strip():
+        raise UsageError("--plugin takes a .py file or the name of an installed module, not an empty text")
     if path.is_dir():
         raise UsageError(f"plugin {name} is a folder; give a .py file or the name of an installed module")
     if path.suffix != ".py":
@@ -216,6 +278,10 @@ def _import(name: str) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"plugin {name}: there is no such file")
     module_name = f"evalgpt_plugin_{path.stem}"
+    loaded = sys.modules.get(module_name)
+    if loaded is not None and loaded.__file__ != str(path):  # another file of the same name
+        place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
+        module_name = f"{module_name}_{place[:8]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"plugin {name}: Python cannot import this file")
@@ -232,6 +298,15 @@ def _collect(plugins: Plugins, plugin_name: str, plugin: object) -> None:
         taken = plugins.entries[kind]
 
         def register(name: str, factory: hooks.Factory, *, kind: str = kind, taken: dict[str, Entry] = taken) -> None:
+            if not isinstance(name, str) or not name.strip() or set(name) & set(":,"):
+                raise UsageError(
+                    f"plugin {plugin_name} registers a {kind} as {described(name)}; a name is a text without : and ,"
+                )
+            if not _is_factory(factory):
+                raise UsageError(
+                    f"plugin {plugin_name} registers the {kind} {name!r} with {described(factory)}; a factory is "
+                    f"wanted, a function (argument, *, key=default)"
+                )
             if name in taken:
                 raise UsageError(
                     f"plugin {plugin_name} registers the {kind} {name!r}, which {taken[name].plugin} has registered"
@@ -239,3 +314,12 @@ def _collect(plugins: Plugins, plugin_name: str, plugin: object) -> None:
             taken[name] = Entry(name, plugin_name, factory)
 
         plugins.manager.subset_hook_caller(hook, remove_plugins=others)(register=register)
+
+
+def _is_factory(factory: object) -> bool:
+    """Whether ``factory`` can be called, and its parameters read."""
+    try:
+        inspect.signature(factory)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return callable(factory)

@@ -71,7 +71,7 @@ class Protocol(ABC):
         Those that end within it; a token that reaches into the continuation is scored.
         """
         if encoding.byte_spans is None:
-            return min(len(model.encode(context).ids), len(encoding.ids))
+            return min(len(_encode()(model, context, "a document's context").ids), len(encoding.ids))
         edge = len(context.encode())
         return sum(1 for _, end in encoding.byte_spans if end <= edge)
 
@@ -94,6 +94,12 @@ def _peers() -> Any:
     from evalgpt import peers  # numpy: not needed to list protocols
 
     return peers
+
+
+def _encode() -> Any:
+    from evalgpt.answers import encode  # numpy: not needed to list protocols
+
+    return encode
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ class LmEval(Protocol):
 
         Source: ``_encode_pair`` in lm_eval/api/model.py.
         """
-        return min(len(model.encode(context.rstrip()).ids), len(encoding.ids))
+        return min(len(_encode()(model, context.rstrip(), "a document's context").ids), len(encoding.ids))
 
     def _continuation(self, ids: Sequence[int], first: int) -> Window:
         """lm-eval's ``loglikelihood``: no prefix, the context cut on the left, the continuation whole."""

@@ -93,15 +93,19 @@ def _rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
 
 
 def _numbers(metrics: Metrics) -> tuple[str, ...]:
-    perplexity = "inf" if metrics.perplexity is None else _perplexity(metrics.perplexity)
-    bits = "-" if metrics.bits_per_byte is None else f"{metrics.bits_per_byte:.4f}"
+    perplexity = ">1e308" if metrics.perplexity is None else _perplexity(metrics.perplexity)
+    bits = "-" if metrics.bits_per_byte is None else _nats(metrics.bits_per_byte)
     spread = metrics.uncertainty
     around = ("-", "-") if spread is None else (_half(spread.loss), _half(spread.bits_per_byte))
-    return str(metrics.scores), f"{metrics.loss:.4f}", around[0], perplexity, bits, around[1]
+    return str(metrics.scores), _nats(metrics.loss), around[0], perplexity, bits, around[1]
 
 
 def _half(interval: tuple[float, float] | None) -> str:
-    return "-" if interval is None else f"{(interval[1] - interval[0]) / 2:.4f}"
+    return "-" if interval is None else _nats((interval[1] - interval[0]) / 2)
+
+
+def _nats(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _perplexity(value: float) -> str:

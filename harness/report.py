@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from evalgpt.core import Row, UsageError
 from evalgpt.files import read_bytes, write_bytes
 from evalgpt.metrics import Ledger, Metrics
+from evalgpt.validation import DEEPEST, too_deep
 from evalgpt.verdicts import Verdict
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "TaskInfo",
     "Timing",
     "Tokenized",
+    "decode_as",
     "describe_protocol",
     "json_schema",
     "keeps_tokens",
@@ -37,6 +39,10 @@ __all__ = [
 ]
 
 SCHEMA: Final = "evalgpt.report/1"
+
+TOO_DEEP = f"it is nested too deep; at most {DEEPEST} levels of metadata are read"
+
+T = TypeVar("T")
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -276,14 +282,32 @@ def parse_report(data: bytes, name: str) -> Report:
         UsageError: it is no report, or of a version this evalgpt does not read.
     """
     try:
-        found = msgspec.json.decode(data, type=_Version).schema
+        found = decode_as(data, _Version).schema
         if found == SCHEMA:
-            report = msgspec.json.decode(data, type=Report)
+            report = decode_as(data, Report)
             _check_rows(report)
             return report
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{name} is not an evalgpt report: {error}") from None
     raise UsageError(f"{name} has schema {found!r}; this evalgpt reads {SCHEMA!r}")
+
+
+def decode_as(data: bytes, document: type[T]) -> T:
+    """``data``, JSON, as the typed ``document``. A byte-order mark before it is no part of it.
+
+    Raises:
+        ValueError, msgspec.DecodeError: it is not one, or it is nested too deep to be shown.
+    """
+    try:
+        found = msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=document)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    for part in getattr(found, "evaluations", [found]):
+        for name, keys in (("model", ("config", "tokenizer", "runtime")), ("protocol", ("settings",))):
+            info = getattr(part, name, None)
+            if any(too_deep(getattr(info, key, None)) for key in keys):
+                raise ValueError(TOO_DEEP)
+    return found
 
 
 def _check_rows(report: Report) -> None:

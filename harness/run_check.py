@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from evalgpt.core import Model, UsageError
 from evalgpt.files import STDOUT, check_writable, write_bytes
+from evalgpt.guard import calling, described
 from evalgpt.plugins import Plugins
 from evalgpt.progress import waiting
 from evalgpt.render import console_for, say
@@ -52,7 +53,7 @@ def check_all(plugins: Plugins, options: CheckOptions) -> int:
         plugins.check("model", spec, given)
 
     def build(spec: str) -> Model:
-        return plugins.model(spec, device=options.device, dtype=options.dtype)
+        return plugins.model(spec, device=options.device, dtype=options.dtype, checked=False)
 
     subject = Subject(
         build=lambda: build(options.model),
@@ -71,11 +72,13 @@ def check_all(plugins: Plugins, options: CheckOptions) -> int:
         _print(outcomes, err)
     _summary(options.model, outcomes, err)
     if options.output is not None:
+        with calling(model, "its attributes"):
+            fingerprint, allowed = getattr(model, "fingerprint", None), subject.allowed
         checked = Checked(
             model=options.model,
-            fingerprint=model.fingerprint,
+            fingerprint=fingerprint if isinstance(fingerprint, str) else described(fingerprint),
             seed=options.seed,
-            tolerance=subject.allowed,
+            tolerance=allowed,
             outcomes=outcomes,
         )
         if err:

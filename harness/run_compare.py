@@ -18,8 +18,9 @@ from evalgpt.cache import ScoreCache
 from evalgpt.compare import Comparison, Comparisons, Decision, compare, pairs_of
 from evalgpt.core import Model, Task, UsageError
 from evalgpt.divergence import check_models, diverge
-from evalgpt.engine import Result, plan_windows, row_of
+from evalgpt.engine import Result, bind, plan_windows, row_of
 from evalgpt.files import STDOUT, check_writable, write_bytes
+from evalgpt.guard import calling
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
 from evalgpt.progress import Bar
@@ -27,6 +28,7 @@ from evalgpt.protocols import Protocol
 from evalgpt.render_compare import print_comparisons
 from evalgpt.report import Evaluation, read_report, to_json, write_report
 from evalgpt.sampling import until_decided
+from evalgpt.validation import documents_of
 
 __all__ = ["CompareOptions", "compare_all"]
 
@@ -135,7 +137,8 @@ def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:
     """The protocol with one context for all models: where none was given, the smallest of their defaults."""
     if protocol.context is not None:
         return protocol
-    defaults = [protocol.default_context(model) for model in models]
+    with calling(protocol, "default_context()"):
+        defaults = [protocol.default_context(model) for model in models]
     if min(defaults) < max(defaults):
         click.echo(f"evalgpt: context {min(defaults)} for all models, the most that each takes", err=True)
     return replace(protocol, context=min(defaults))
@@ -154,9 +157,9 @@ def _decide(
     models: Sequence[Model], task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
 ) -> tuple[Decision, list[Evaluation]]:
     """Score the same windows with both models until the sign of the difference is settled."""
-    bound = [protocol.bind(model) for model in models]
+    bound = [bind(protocol, model) for model in models]
     one, other = (scorer_for(model, options.batch_tokens, cache) for model in models)
-    documents = list(task.documents())
+    documents = list(documents_of(task))
     plans = [plan_windows(model, documents, p) for model, p in zip(models, bound, strict=True)]
     began = time.perf_counter()
     with Bar(f"{models[1].spec} against {models[0].spec}", quiet=options.quiet, unit="difference") as bar:
@@ -176,8 +179,8 @@ def _with_divergence(
     with Bar(f"KL of {models[1].spec} from {models[0].spec}", quiet=options.quiet, unit="KL") as bar:
         kl = diverge(
             models,
-            list(task.documents()),
-            protocol.bind(models[0]),
+            list(documents_of(task)),
+            bind(protocol, models[0]),
             size=BatchSize.of(models[0], options.batch_tokens),
             progress=bar,
         )

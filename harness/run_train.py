@@ -16,6 +16,7 @@ from rich.text import Text
 
 from evalgpt.core import Model, Task, UsageError
 from evalgpt.curve import curve
+from evalgpt.engine import bind
 from evalgpt.environment import software
 from evalgpt.files import TEMPORARY
 from evalgpt.plugins import Plugins
@@ -81,7 +82,8 @@ def _build(plugins: Plugins, settings: Settings, quiet: bool) -> tuple[Model, Ta
     task = plugins.task(settings.task)
     with waiting(f"building {settings.model}", quiet):
         model = plugins.model(settings.model, device=settings.device, dtype=settings.dtype)
-    return model, task, plugins.protocol("book", context=settings.context, stride=settings.stride).bind(model)
+    protocol = plugins.protocol("book", context=settings.context, stride=settings.stride)
+    return model, task, bind(protocol, model)
 
 
 def _go(model: Model, task: Task, protocol: Protocol, log: Training, folder: Path, quiet: bool) -> None:

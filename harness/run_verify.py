@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import click
 
 from evalgpt.core import EvaluationError, Model, UsageError
+from evalgpt.engine import bind
 from evalgpt.plugins import Plugins
 from evalgpt.progress import Bar, waiting
 from evalgpt.protocols import Protocol
@@ -97,7 +98,7 @@ def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: Verify
     task = plugins.task(evaluation.task.spec)
     try:
         protocol = _protocol(plugins, evaluation)
-        protocol.bind(model)
+        bind(protocol, model)
     except UsageError as error:  # parameters that no run can have had
         raise EvaluationError(f"protocol: {error}") from error
     sample = Sample(options.windows if options.quick else None, options.seed)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.answers import picked
 from evalgpt.batching import Scorer
 from evalgpt.compare import Decision
 from evalgpt.conformance import tolerance_of
-from evalgpt.core import EvaluationError, UsageError
-from evalgpt.engine import Plan, Progress
+from evalgpt.core import UsageError
+from evalgpt.engine import Plan, Progress, place_of
 from evalgpt.report import Sample
 from evalgpt.sequential import Interval, Sequential, decided, half_width, order, precise_enough
 
@@ -152,6 +153,10 @@ def keep_sample(plans: Sequence[Plan], chosen: Chosen) -> None:
 
 def _scored(scorers: Sequence[Scorer], chosen: Chosen) -> Iterator[tuple[tuple[Plan, int], list[NDArray[np.float32]]]]:
     """Each window in order with its losses by each scorer, computed in batches of the smallest scorer's size."""
+
+    def where(number: int) -> str:
+        return place_of(*chosen[number])
+
     at = 0
     while at < len(chosen):
         room, longest, end = min(s.size.tokens for s in scorers), 0, at
@@ -162,15 +167,9 @@ def _scored(scorers: Sequence[Scorer], chosen: Chosen) -> Iterator[tuple[tuple[P
             end += 1
         batch = chosen[at:end]
         windows = [plan.windows[i] for plan, i in batch]
-        answers = [scorer.score(windows) for scorer in scorers]
+        answers = [scorer.score(windows, picked(where, range(at, end))) for scorer in scorers]
         for number, place in enumerate(batch):
-            losses = [answer[number] for answer in answers]
-            for scorer, nll in zip(scorers, losses, strict=True):
-                if not np.isfinite(nll).all():
-                    raise EvaluationError(
-                        f"model {scorer.model.name} gave a loss that is no number in document {place[0].document.id!r}"
-                    )
-            yield place, losses
+            yield place, [answer[number] for answer in answers]
         at = end
 
 

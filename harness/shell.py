@@ -14,8 +14,10 @@ from click.shell_completion import CompletionItem
 
 from evalgpt.core import EvalgptError, UsageError
 from evalgpt.files import STDOUT
+from evalgpt.guard import reason
 from evalgpt.plugins import Plugins, load_plugins
 from evalgpt.specs import visible
+from evalgpt.streams import foreign, guarded, release
 
 __all__ = [
     "Cli",
@@ -78,6 +80,18 @@ class Cli(click.Group):
         with _in_one_line(lambda: state_of(ctx).debug):
             return super().invoke(ctx)
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        with guarded():
+            return super().main(*args, **extra)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        if found[1] is not None and found[1] not in self.commands.values():
+            release()
+        return found
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *self._from_plugins(ctx)})
 
@@ -91,9 +105,12 @@ class Cli(click.Group):
             others = [other for other in plugins.manager.get_plugins() if other is not plugin]
             group = click.Group()
             try:
-                plugins.manager.subset_hook_caller("register_commands", remove_plugins=others)(cli=group)
-            except Exception as error:  # one plugin's commands are not worth all the others
-                why = visible(" ".join(f"{type(error).__name__}: {error}".split()))
+                with foreign():
+                    plugins.manager.subset_hook_caller("register_commands", remove_plugins=others)(cli=group)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # one plugin's commands are not worth all the others
+                why = visible(reason(error))
                 click.echo(f"evalgpt: warning: plugin {name} cannot add its commands: {why}", err=True)
                 continue
             for command in group.commands:
@@ -122,8 +139,8 @@ def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
             raise Failure(str(error), error.exit_code) from None
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise Failure("cannot write: no space left on the device", 1) from None
-        # A bug, here or in a plugin, or a machine at its limits: still one line.
-        raise Failure(f"{type(error).__name__}: {error} (unexpected; --debug shows where)", 1) from None
+        # A bug, or a machine at its limits: still one line.
+        raise Failure(f"{reason(error)} (unexpected; --debug shows where)", 1) from None
 
 
 def state_of(ctx: click.Context) -> State:
@@ -188,7 +205,9 @@ class BatchTokens(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if value == "auto":
             return 0
-        if not isinstance(value, int) and not (value.isascii() and value.isdecimal() and int(value) >= 1):
+        if isinstance(value, int):
+            return value
+        if not (value.isascii() and value.isdecimal() and len(value) <= 4000 and int(value) >= 1):  # int() has a limit
             self.fail(f"{value!r} is neither a whole number from 1 up nor auto", param, ctx)
         return int(value)
 

@@ -17,6 +17,9 @@ __all__ = ["Spec", "options_of", "parse", "printable", "resolve", "visible", "wi
 
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
+COMMAS = r"a comma that belongs to a path or a value is written \,"
+"""The rule that an error names where a path was taken for a key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -27,8 +30,9 @@ class Spec:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [] if self.argument is None else [self.argument]
-        parts += [f"{key}={value}" for key, value in self.options.items()]
+        parts = [] if self.argument is None else [_escaped(self.argument, every=False)]
+        parts += [f"{key}={_escaped(value, every=True)}" for key, value in self.options.items()]
+        parts = [_doubled(part) for part in parts[:-1]] + parts[-1:]
         return f"{self.name}:{','.join(parts)}" if parts else self.name
 
 
@@ -36,11 +40,15 @@ def parse(text: str) -> Spec:
     """Parse ``name[:argument][,key=value...]``.
 
     The name ends at the first colon or comma. The argument runs to the first ``,key=``, so it may hold commas and
-    colons of its own; an argument that itself looks like ``key=value`` is written with a leading ``./``.
+    colons of its own; an argument that itself looks like ``key=value`` is written with a leading ``./``. A comma
+    behind a backslash separates nothing: ``text:a\\,b=c.txt`` is the file ``a,b=c.txt``. A backslash that stands before
+    a comma is itself doubled; any other is what it is.
 
     Raises:
-        UsageError: no name, an empty argument, or a key given twice.
+        UsageError: no name, an empty argument, a key given twice, or a NUL.
     """
+    if "\0" in text:
+        raise UsageError(f"the spec {text!r} holds a NUL, which no name, path or value has")
     match = re.match(r"[^:,]*", text)
     name = match.group() if match else ""
     if not name.strip():
@@ -49,11 +57,11 @@ def parse(text: str) -> Spec:
         return Spec(name)
     argument: list[str] = []
     options: dict[str, str] = {}
-    for part in text[len(name) + 1 :].split(","):
+    for part in _parts(text[len(name) + 1 :]):
         option = _OPTION.fullmatch(part)
         if option is None:
             if options or text[len(name)] == ",":
-                raise UsageError(f"in {text!r}, {part!r} is not key=value")
+                raise UsageError(f"in {text!r}, {part!r} is not key=value; {COMMAS}")
             argument.append(part)
         elif option[1] in options:
             raise UsageError(f"in {text!r}, the key {option[1]!r} is given twice")
@@ -64,6 +72,37 @@ def parse(text: str) -> Spec:
     if argument == [""]:
         raise UsageError(f"nothing follows the {text[len(name)]!r} in {text!r}; write name[:argument][,key=value...]")
     return Spec(name, ",".join(argument), options)
+
+
+def _parts(text: str) -> list[str]:
+    """``text`` cut at its commas, but for those behind an odd number of backslashes, of which two are one."""
+    parts = [""]
+    at = 0
+    for match in re.finditer(r"(\\*),", text):
+        backslashes = len(match[1])
+        parts[-1] += text[at : match.start()] + "\\" * (backslashes // 2)
+        at = match.end()
+        if backslashes % 2:
+            parts[-1] += ","
+        else:
+            parts.append("")
+    parts[-1] += text[at:]
+    return parts
+
+
+def _escaped(part: str, *, every: bool) -> str:
+    """``part`` with its commas behind backslashes: ``every`` one, or those that would end an argument."""
+    pieces = part.split(",")
+    out = pieces[0]
+    for piece in pieces[1:]:
+        escape = every or _OPTION.fullmatch(piece) is not None
+        out = _doubled(out) + ("\\," if escape else ",") + piece
+    return out
+
+
+def _doubled(text: str) -> str:
+    """``text`` with the backslashes at its end twice, as they stand before a comma."""
+    return text + "\\" * (len(text) - len(text.rstrip("\\")))
 
 
 def options_of(factory: Factory) -> dict[str, inspect.Parameter]:
@@ -85,7 +124,7 @@ def resolve(kind: str, spec: Spec, factory: Factory, given: Mapping[str, object]
     hints = _hints(factory, who) if spec.options else {}
     options: dict[str, object] = {}
     for key, value in spec.options.items():
-        _require(key, known, who)
+        _require(key, known, who, comma=spec.argument is not None)
         options[key] = _convert(value, hints.get(key, str), f"{who}: {key}")
     for key, typed in (given or {}).items():
         if typed is None:
@@ -104,7 +143,13 @@ def with_home(spec: Spec) -> Spec:
     """``spec`` with ``~`` as the home directory, which shells leave alone behind a colon or an equals sign."""
 
     def expanded(value: str) -> str:
-        return str(Path(value).expanduser()) if value.startswith("~") else value
+        try:
+            return str(Path(value).expanduser()) if value.startswith("~") else value
+        except RuntimeError:
+            raise UsageError(
+                f"{spec.name}: there is no user {value[1:].partition('/')[0]!r}, as {value!r} names; a file whose name "
+                f"begins with ~ is written ./~"
+            ) from None
 
     argument = None if spec.argument is None else expanded(spec.argument)
     return Spec(spec.name, argument, {key: expanded(value) for key, value in spec.options.items()})
@@ -127,10 +172,15 @@ def _hints(factory: Factory, who: str) -> dict[str, Any]:
         raise UsageError(f"{who}: its plugin's annotations cannot be read ({error})") from error
 
 
-def _require(key: str, known: Mapping[str, object], who: str) -> None:
+def _require(key: str, known: Mapping[str, object], who: str, *, comma: bool = False) -> None:
     if key not in known:
         accepted = f"it knows {', '.join(known)}" if known else "it takes none"
-        raise UsageError(f"{who} does not know the key {key!r}; {accepted}")
+        rule = f"; {COMMAS}" if comma else ""
+        raise UsageError(f"{who} does not know the key {key!r}; {accepted}{rule}")
+
+
+def _short(value: str) -> str:
+    return repr(value) if len(value) <= 60 else f"{value[:60]!r}..."
 
 
 def _convert(value: str, kind: Any, who: str) -> object:
@@ -140,4 +190,6 @@ def _convert(value: str, kind: Any, who: str) -> object:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError:
         name = getattr(kind, "__name__", str(kind)).replace(" | None", "")
-        raise UsageError(f"{who} must be {name}, not {value!r}") from None
+        raise UsageError(f"{who} must be {name}, not {_short(value)}") from None
+    except (TypeError, RecursionError) as error:  # an annotation that no text can be converted to
+        raise UsageError(f"{who} has an annotation that no value of a spec can have ({error})") from error

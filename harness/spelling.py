@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evalgpt.answers import decode, unknown
 from evalgpt.core import Encoding, Model
 
 __all__ = ["Speller", "spell", "spell_after"]
@@ -28,9 +29,12 @@ def spell_all(model: Model, ids: Sequence[int]) -> list[str]:
 def spell_after(model: Model, before: int | None, token: int) -> str:
     """What ``token`` spells behind ``before``: some tokenizers leave out the space that begins a text."""
     if before is None:
-        return model.decode([token])
-    head, both = model.decode([before]), model.decode([before, token])
-    return both[len(head) :] if both.startswith(head) else model.decode([token])
+        return decode(model, [token], shown=True)
+    alone = decode(model, [token], shown=True)
+    if alone == unknown(token):
+        return alone
+    head, both = decode(model, [before], shown=True), decode(model, [before, token])
+    return both[len(head) :] if both.startswith(head) else alone
 
 
 class Speller:
@@ -58,5 +62,5 @@ class Speller:
         return new
 
     def _new(self) -> str:
-        before, after = (self.model.decode(self.ids[self.begin : end]) for end in (self.shown, len(self.ids)))
+        before, after = (decode(self.model, self.ids[self.begin : end]) for end in (self.shown, len(self.ids)))
         return after[len(before) :]

@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.answers import encode, picked
 from evalgpt.batching import Scorer, draw
 from evalgpt.core import Document, Encoding, EvaluationError, Model, UsageError, Window
-from evalgpt.engine import Progress, check_finite, check_tokens, encode
+from evalgpt.engine import Progress, check_tokens
+from evalgpt.guard import calling, described
 from evalgpt.metrics import (
     Ledger,
     Metrics,
@@ -79,12 +81,7 @@ def score_stream(
     windows = _windows(counts, documents, protocol)
     while wave := list(_wave(windows, WAVE * scorer.size.tokens)):
         started = time.perf_counter()
-        asked = [window for _, window in wave if window is not None]
-        found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(asked)
-        for batch in draw(asked, scorer.size, scorer.model.shares_prefixes):
-            for i, nll in zip(batch, scorer.score([asked[i] for i in batch]), strict=True):
-                found[i] = nll
-        losses = iter(found)
+        losses = iter(_losses(scorer, [(text, window) for text, window in wave if window is not None]))
         for text, window in wave:
             if window is None:
                 text.close()
@@ -104,7 +101,13 @@ def encoded_parts(model: Model, document: Document) -> Iterator[tuple[str, Encod
     slices = (whole[i : i + SLICE] for i in range(0, len(whole), SLICE))
     for text in document.parts() if document.parts is not None else slices:
         rest += text
-        at = model.cut(rest)
+        with calling(model, "cut()", where):
+            at = model.cut(rest)
+        if isinstance(at, bool) or not isinstance(at, (int, np.integer)) or not 0 <= at <= len(rest):
+            raise EvaluationError(
+                f"model {model.name}: cut() returned {described(at)} in {where}; a place in the text is wanted, 0 to "
+                f"{len(rest)}"
+            )
         if at:
             yield rest[:at], encode(model, rest[:at], where)
             rest = rest[at:]
@@ -126,6 +129,26 @@ def _windows(
         for window in windows:
             yield text, window
         yield text, None
+
+
+def _losses(scorer: Scorer, asked: Sequence[tuple[_Text, Window]]) -> list[NDArray[np.float32]]:
+    """The losses of each window, which stands beside its text."""
+
+    def where(number: int) -> str:
+        return _place(*asked[number])
+
+    windows = [window for _, window in asked]
+    found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(asked)
+    for batch in draw(windows, scorer.size, scorer.model.shares_prefixes):
+        scored = scorer.score([windows[i] for i in batch], picked(where, batch))
+        for i, nll in zip(batch, scored, strict=True):
+            found[i] = nll
+    return found
+
+
+def _place(text: _Text, window: Window) -> str:
+    first = window.begin + window.start
+    return f"document {text.document.id!r}, window of tokens {first} to {window.begin + len(window.ids) - 1}"
 
 
 def _wave(windows: Iterator[tuple[_Text, Window | None]], tokens: int) -> Iterator[tuple[_Text, Window | None]]:
@@ -237,7 +260,6 @@ class _Text:
 
     def scored(self, window: Window, nll: NDArray[np.float32]) -> None:
         counts = self.counts
-        check_finite(counts.model, self.document, nll)
         first = window.begin + window.start
         if not self.scores:
             counts.head += first

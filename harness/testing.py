@@ -26,7 +26,9 @@ import msgspec
 
 from evalgpt import checks_distribution, checks_score, checks_text
 from evalgpt.conformance import Check, CheckFailed, CheckSkipped, Subject, tolerance_of
-from evalgpt.core import EvalgptError, Model, UsageError
+from evalgpt.core import Model, UsageError
+from evalgpt.guard import PluginError, calling, reason
+from evalgpt.streams import foreign
 
 __all__ = [
     "CHECKS",
@@ -119,17 +121,21 @@ def run_check(subject: Subject, name: str, reason: str | None = None) -> Outcome
     Raises:
         EvalgptError: the model could not be built at all.
     """
-    _ = subject.model  # a model that cannot be built is no finding about one
+    with calling("the model", "building it"):
+        _ = subject.model  # a model that cannot be built is no finding about one
     began = time.perf_counter()
     status: Status = "passed"
     message = ""
     try:
-        CHECKS[name](subject)
+        with foreign():
+            CHECKS[name](subject)
     except CheckSkipped as skipped:
         status, message = "skipped", str(skipped)
     except CheckFailed as failed:
         status, message = "failed", str(failed)
-    except Exception as error:  # the adapter's own, whatever it is
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the adapter's own, whatever it is
         status, message = "failed", _raised(error)
     if reason is not None and status != "skipped":
         status = "expected" if status == "failed" else "unexpected"
@@ -137,10 +143,12 @@ def run_check(subject: Subject, name: str, reason: str | None = None) -> Outcome
     return Outcome(check=name, status=status, message=message, seconds=time.perf_counter() - began)
 
 
-def _raised(error: Exception) -> str:
-    told = str(error) if isinstance(error, EvalgptError) else f"{type(error).__name__}: {error}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"the adapter raised {' '.join(told.split())} ({Path(last.filename).name}, line {last.lineno})"
+def _raised(error: BaseException) -> str:
+    """What an adapter raised, and the last line of it that Python can tell."""
+    told, cause = reason(error), error.__cause__ if isinstance(error, PluginError) else None
+    frames = traceback.extract_tb((cause or error).__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"the adapter raised {told}{where}"
 
 
 def parametrize(
@@ -183,7 +191,9 @@ def parametrize(
                 pytest.skip(str(skipped))
             except CheckFailed:
                 raise
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise CheckFailed(_raised(error)) from error
 
         return run

@@ -12,10 +12,12 @@ from typing import Protocol as Interface
 import msgspec
 import numpy as np
 
+from evalgpt.answers import ask, decode, encode
 from evalgpt.api import evaluate, make_report, model_info, task_info
 from evalgpt.batching import BatchSize, Scorer
 from evalgpt.core import Detail, EvaluationError, Model, Optimisation, Task, Trainer, Window
 from evalgpt.files import replacing
+from evalgpt.guard import calling, described
 from evalgpt.memorised import memorised
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, ProtocolInfo
@@ -34,6 +36,7 @@ from evalgpt.training_log import (
     read_training,
     write_training,
 )
+from evalgpt.validation import documents_of
 
 __all__ = ["Watch", "begin", "continuation", "resume", "train"]
 
@@ -59,13 +62,13 @@ class Watch(Interface):
 
 def continuation(model: Model, text: str, tokens: int) -> str:
     """``text`` with the ``tokens`` that the model finds likeliest, one after the other."""
-    ids = list(model.encode(text).ids)
+    ids = list(encode(model, text, "the sample").ids)
     for _ in range(tokens):
         fed = ids[-model.context_length :]
-        (score,) = model.score([Window([*fed, 0], len(fed))], Detail(top=1))
+        (score,) = ask(model, [Window([*fed, 0], len(fed))], Detail(top=1), lambda _: "the sample")
         assert score.top_ids is not None
         ids.append(int(score.top_ids[0, 0]))
-    return model.decode(ids)
+    return decode(model, ids)
 
 
 def begin(model: Model, task: Task, protocol: Protocol, settings: Settings, command: Sequence[str]) -> Training:
@@ -75,15 +78,13 @@ def begin(model: Model, task: Task, protocol: Protocol, settings: Settings, comm
         EvaluationError: the text is too short, or the sample is outside the vocabulary.
     """
     data = read_data(model, task, protocol, settings.batch)
-    if settings.sample is not None and max(model.encode(settings.sample).ids) >= model.vocab_size:
-        raise EvaluationError(
-            f"the sample {settings.sample!r} has a token outside the vocabulary of model {model.name}"
-        )
+    if settings.sample is not None and not encode(model, settings.sample, "the sample").ids:
+        raise EvaluationError(f"the sample {settings.sample!r} has no token to go on from")
     return Training(
         run=make_report([], command).run,
         settings=settings,
         model=model_info(model),
-        task=task_info(task, list(task.documents())),
+        task=task_info(task, list(documents_of(task))),
         protocol=ProtocolInfo(name=protocol.name, source=protocol.source, settings=protocol.settings()),
         windows={"train": len(data.train), "validation": len(data.validation)},
         total_updates=updates_in(settings, data)[1],
@@ -98,7 +99,7 @@ def resume(folder: Path, model: Model, task: Task) -> Training:
         UsageError: there is no run. EvaluationError: the weights it began with, or its text, are others now.
     """
     log = read_training(folder)
-    found = task_info(task, list(task.documents()))
+    found = task_info(task, list(documents_of(task)))
     for what, then, now in (
         ("the text has changed", log.task.sha256, found.sha256),
         ("the model it began with has changed", log.model.fingerprint, model.fingerprint),
@@ -117,10 +118,20 @@ def train(model: Model, task: Task, protocol: Protocol, log: Training, folder: P
     """
     how = Optimisation(log.settings.weight_decay, log.settings.clip, log.settings.seed)
     data = read_data(model, task, protocol, log.settings.batch)
-    run = _Run(model, model.trainer(how), log, folder, watch, lambda: evaluate(model, task, protocol))
+    run = _Run(model, _trainer(model, how), log, folder, watch, lambda: evaluate(model, task, protocol))
     if (folder / LAST).is_file():
         run.restore()
     run.go(data)
+
+
+def _trainer(model: Model, how: Optimisation) -> Trainer:
+    with calling(model, "trainer()"):
+        trainer = model.trainer(how)
+    if not isinstance(trainer, Trainer):
+        raise EvaluationError(
+            f"model {model.name}: trainer() returned {described(trainer)}, not an evalgpt.core.Trainer"
+        )
+    return trainer
 
 
 class _Run:

@@ -9,6 +9,7 @@ from evalgpt.core import EvaluationError, Model, Task, Window
 from evalgpt.engine import plan_windows
 from evalgpt.protocols import Protocol
 from evalgpt.training_log import Settings
+from evalgpt.validation import documents_of
 from evalgpt.windows import book
 
 __all__ = ["Data", "learning_rate", "read_data", "updates_in"]
@@ -30,7 +31,7 @@ def read_data(model: Model, task: Task, protocol: Protocol, batch: int) -> Data:
     Raises:
         EvaluationError: there is not one batch to train on, nor two windows, or nothing to validate with.
     """
-    plans = plan_windows(model, task.documents(), protocol, enough=False)
+    plans = plan_windows(model, documents_of(task), protocol, enough=False)
     context, stride = (int(str(protocol.settings()[key])) for key in ("context", "stride"))
     parts: dict[str, list[Window]] = {"train": [], "validation": []}
     for plan in plans:

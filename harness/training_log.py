@@ -9,7 +9,7 @@ import msgspec
 
 from evalgpt.core import UsageError
 from evalgpt.files import write_bytes
-from evalgpt.report import ModelInfo, ProtocolInfo, Run, TaskInfo, to_json
+from evalgpt.report import ModelInfo, ProtocolInfo, Run, TaskInfo, decode_as, to_json
 
 __all__ = [
     "BEST",
@@ -189,8 +189,8 @@ def read_training(folder: Path) -> Training:
     """
     path = folder / LOG
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Training)
+        return decode_as(path.read_bytes(), Training)
     except OSError as error:
         raise UsageError(f"{folder} holds no training run: cannot read {path} ({error.strerror})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path} is not the log of a training run: {error}") from None

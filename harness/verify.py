@@ -17,10 +17,11 @@ from evalgpt.api import evaluate, model_info, numbers_of, task_info, verdicts_of
 from evalgpt.batching import BatchSize, Scorer
 from evalgpt.conformance import tolerance_of
 from evalgpt.core import Document, EvaluationError, Model, Task
-from evalgpt.engine import Plan, Progress, plan_windows, row_of, score_windows
+from evalgpt.engine import Plan, Progress, bind, plan_windows, row_of, score_windows
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, RowInfo, TaskInfo, Tokenized, row_info
 from evalgpt.sampling import keep_sample, replayed, sampled
+from evalgpt.validation import documents_of
 
 __all__ = ["Sample", "Verified", "verify"]
 
@@ -67,7 +68,7 @@ def verify(
     """
     allowed = tolerance_of(evaluation.model.dtype) if tolerance is None else tolerance
     _check_model(evaluation, model)
-    bound = protocol.bind(model)
+    bound = bind(protocol, model)
     if not evaluation.rows:
         _check_settings(evaluation, bound)
         return _verify_streamed(evaluation, model, task, protocol, allowed, progress)
@@ -140,7 +141,7 @@ def _derived(
 
 def _documents(evaluation: Evaluation, task: Task) -> list[Document]:
     try:
-        documents = list(task.documents())
+        documents = list(documents_of(task))
     except EvaluationError as error:
         raise EvaluationError(f"text: {error}") from error
     _check_text(evaluation, task_info(task, documents))

@@ -350,6 +350,10 @@ TEXTS = {
         "Drops bytes that are no UTF-8.",
         decode=lambda self, ids: b"".join(self.spelling(i) for i in ids).decode(errors="ignore"),
     ),
+    "decode-knows-part-of-the-ids": but(
+        "Pads the embedding beyond the tokenizer, whose table ends before.",
+        spelling=lambda self, i: {k: Sound.spelling(self, k) for k in range(BOS + 1)}[i],
+    ),
     "decode-token-by-token": but(
         "Decodes each token alone and joins.", decode=lambda self, ids: "".join(Sound.decode(self, [i]) for i in ids)
     ),

@@ -66,14 +66,16 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(error):
 
 def test_a_window_that_does_not_fit_is_told_what_would():
     with pytest.raises(
-        EvaluationError, match="a single window of 16 tokens does not fit the memory of unknown; give a"
+        EvaluationError,
+        match=r"a single window of 16 tokens does not fit the memory of unknown, in document 'one', .*; give a",
     ):
         evalgpt.evaluate(Small(10), Text(), batch_tokens=400)
 
 
 def test_other_errors_are_not_taken_for_memory():
-    with pytest.raises(RuntimeError, match="index out of range"):
+    with pytest.raises(evalgpt.EvaluationError, match="index out of range") as raised:
         evalgpt.evaluate(Small(10, RuntimeError("index out of range in self")), Text())
+    assert isinstance(raised.value.__cause__, RuntimeError)
 
 
 def grown(speed, batches=40):

@@ -93,7 +93,7 @@ def test_a_text_without_a_window_is_refused_and_one_among_others_is_told():
 
 def test_ids_outside_the_vocabulary_are_refused():
     model = BytesModel()
-    model.vocab_size = 100
+    model.vocab_size, model.prefix_id = 100, None
     with pytest.raises(EvaluationError, match="token id 122 in document '0' is outside"):
         evalgpt.evaluate(model, Texts("az"))
 

@@ -159,7 +159,7 @@ def test_logits_that_are_no_numbers_are_refused(small, value):
 
     broken = object.__new__(Broken)
     broken.__dict__.update(small.__dict__)
-    with pytest.raises(EvaluationError, match="gave a logit that is no number"):
+    with pytest.raises(EvaluationError, match="logits that are no numbers"):
         explain(broken, "Every effort")
 
 

@@ -8,16 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from evalgpt import UsageError
-from evalgpt.specs import Spec, options_of, parse, resolve
+from evalgpt.specs import Spec, options_of, parse, resolve, with_home
 
-names = st.text(st.characters(exclude_characters=":,", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+names = st.text(st.characters(exclude_characters=":,\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 keys = st.builds(
     str.__add__, st.sampled_from(string.ascii_letters + "_"), st.text(string.ascii_letters + string.digits + "_")
 )
-values = st.text(st.characters(exclude_characters=",", exclude_categories=["Cs"]))
-arguments = st.none() | st.text().filter(
-    lambda text: text and not any(re.match(r"[A-Za-z_]\w*=", part, re.ASCII) for part in text.split(","))
-)
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])) | st.text(r"a,\=")
+values = texts
+arguments = st.none() | texts.filter(lambda text: text and not re.match(r"[A-Za-z_]\w*=", text, re.ASCII))
 
 
 def factory(
@@ -57,6 +56,10 @@ def resolved(text, make=factory, given=None):
         ("text:my-file=1.txt", Spec("text", "my-file=1.txt")),
         ("text:,", Spec("text", ",")),
         ("m:key=", Spec("m", None, {"key": ""})),
+        (r"text:a\,b=c.txt", Spec("text", "a,b=c.txt")),
+        (r"text:a\,b=c.txt,field=x\,y=z", Spec("text", "a,b=c.txt", {"field": "x,y=z"})),
+        (r"text:C:\books\a.txt,field=body", Spec("text", r"C:\books\a.txt", {"field": "body"})),
+        ("text:C:\\books\\\\,field=body", Spec("text", "C:\\books\\", {"field": "body"})),
     ],
 )
 def test_parse(text, spec):
@@ -81,6 +84,8 @@ def test_the_order_of_keys_is_kept():
         ("m:seed=7,seed=8", "key 'seed' is given twice"),
         ("m:seed=7,fast", "'fast' is not key=value"),
         ("m:seed=7,", "'' is not key=value"),
+        ("m:lr=1,b.txt", r"a comma that belongs to a path or a value is written \,"),
+        ("m:a\0b", "holds a NUL"),
     ],
 )
 def test_a_spec_that_cannot_be_read_is_refused(text, says):
@@ -95,7 +100,7 @@ def test_str_gives_the_spec_back(name, argument, options):
     assert parse(str(spec)) == spec
 
 
-@given(st.text(alphabet="ab:,=.7 _", max_size=12))
+@given(st.text(alphabet="ab:,=.7 _\\", max_size=12))
 def test_str_is_canonical_for_every_text_that_parses(text):
     try:
         spec = parse(text)
@@ -175,3 +180,13 @@ def test_a_key_without_a_default_is_asked_for():
     with pytest.raises(UsageError, match=re.escape("model 'm' needs url=...; write m:url=VALUE")):
         resolved("m", make=needy)
     assert resolved("m:url=x", make=needy) == {"url": "x"}
+
+
+def test_a_path_taken_for_a_key_is_told_the_rule():
+    with pytest.raises(UsageError, match=re.escape(r"a comma that belongs to a path or a value is written \,")):
+        resolved("m:a,b=c.txt")
+
+
+def test_a_user_that_is_not_there_is_named():
+    with pytest.raises(UsageError, match="no user 'nouser_of_evalgpt'"):
+        with_home(parse("text:~nouser_of_evalgpt/book.txt"))

@@ -78,6 +78,7 @@ CAUGHT_BY = {
     "decode-drops-spaces": "round_trip",
     "decode-strips": "round_trip",
     "decode-drops-invalid": "byte_spans",
+    "decode-knows-part-of-the-ids": "decode_every_id",
     "decode-token-by-token": "round_trip",
 }
 

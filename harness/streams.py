@@ -1,0 +1,99 @@
+"""Standard output is the document's: what the code of plugins prints goes to standard error.
+
+A model that prints "loading..." would spoil the JSON that a program reads. Two things are done. :func:`keep` gives the
+process a standard output of its own and sends file descriptor 1 to standard error, so that subprocesses and C libraries
+cannot write into the document; the console script does this once. :func:`guarded` replaces ``sys.stdout`` while a
+command runs. The replacement writes to standard error inside :class:`foreign`, the mark around every call into a
+plugin, and in every thread but the main one. From Python, where no command runs, prints go where they always went.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, TextIO, cast
+
+__all__ = ["foreign", "guarded", "keep", "release"]
+
+_depth = threading.local()
+_kept: int | None = None
+
+
+class foreign:  # noqa: N801 - a context manager, read as a mark
+    """Marks a block that runs the code of a plugin: what it prints there goes to standard error."""
+
+    def __enter__(self) -> None:
+        _depth.value = getattr(_depth, "value", 0) + 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _depth.value -= 1
+
+
+class _Output:
+    """A ``sys.stdout`` that is the document's in the main thread outside of plugins, and standard error elsewhere."""
+
+    def __init__(self, document: TextIO) -> None:
+        self._document = document
+
+    def _stream(self) -> TextIO:
+        own = not getattr(_depth, "value", 0) and threading.current_thread() is threading.main_thread()
+        return self._document if own else sys.stderr
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream(), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stream())
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Keep ``sys.stdout`` for the command that runs inside."""
+    before = sys.stdout
+    if before is None or isinstance(before, _Output):  # closed by the shell, or a command within a command
+        yield
+        return
+    output = cast(TextIO, _Output(before))
+    sys.stdout = output
+    try:
+        yield
+    finally:
+        if sys.stdout is output:
+            sys.stdout = before
+
+
+def keep() -> None:
+    """Move standard output to a descriptor of its own, and send descriptor 1 to standard error for good: C libraries
+    write out their buffers as late as at the end of the process."""
+    global _kept
+    try:
+        if not isinstance(sys.stdout, io.TextIOWrapper) or sys.stdout.fileno() != 1:
+            return
+        sys.stdout.flush()
+        document = os.dup(1)
+        try:
+            os.dup2(2, 1)
+        except OSError:  # standard error is closed
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 1)
+            os.close(nothing)
+    except OSError:
+        return
+    old = sys.stdout
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(document, "w")), old.encoding, old.errors, line_buffering=old.line_buffering
+    )
+    _kept = document
+
+
+def release() -> None:
+    """Give descriptor 1 back to a command of a plugin, whose subprocesses may print on purpose."""
+    if _kept is not None:
+        os.dup2(_kept, 1)
