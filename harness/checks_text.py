@@ -239,8 +239,8 @@ def check_decode_every_id(subject: Subject) -> None:
             text = model.decode([i])
         except Exception as error:  # a tokenizer's own, whatever it is
             raise CheckFailed(
-                f"decode([{i}]) raises {type(error).__name__}: {error}; an id that is no token, as of a padded embedding, "
-                f"belongs into unused_ids: generate leaves it out, and it is shown as <id {i}>"
+                f"decode([{i}]) raises {type(error).__name__}: {error}; an id that is no token, as of a padded "
+                f"embedding, belongs into unused_ids: generate leaves it out, and it is shown as <id {i}>"
             ) from error
         if not isinstance(text, str):
             raise CheckFailed(f"decode([{i}]) returns {type(text).__name__}; a str is wanted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import os
@@ -16,7 +17,7 @@ from evalgpt import cli_learn, cli_reports, cli_train
 from evalgpt.plugins import load_plugins
 from evalgpt.shell import Cli, Share, common, goes_with, models, names_of, output, running, state_of, tasks
 from evalgpt.specs import visible
-from evalgpt.streams import keep
+from evalgpt.streams import finish, keep
 
 __all__ = ["cli", "main"]
 
@@ -307,4 +308,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a result is not lost to a name the terminal cannot spell
-    cli(prog_name="evalgpt")
+    try:
+        cli(prog_name="evalgpt")
+        code: Any = 0
+    except SystemExit as stop:
+        code = stop.code
+    failed = finish()
+    if failed is not None and not code:
+        code = 1
+        if failed.errno != errno.EPIPE:
+            click.echo(f"evalgpt: error: cannot write standard output: {failed.strerror}", err=True)
+    sys.exit(code)

@@ -56,7 +56,7 @@ def named(who: object) -> str:
             if isinstance(error, KeyboardInterrupt):
                 raise
             continue
-        if isinstance(name, str) and name.strip():
+        if isinstance(name, str) and name.strip() and name.isprintable():
             return f"{kind} {name}"
     return f"{kind} {type(who).__qualname__}"
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, TextIO, cast
 
-__all__ = ["foreign", "guarded", "keep", "release"]
+__all__ = ["finish", "foreign", "guarded", "keep", "release"]
 
 _depth = threading.local()
 _kept: int | None = None
@@ -73,17 +73,13 @@ def keep() -> None:
     """Move standard output to a descriptor of its own, and send descriptor 1 to standard error for good: C libraries
     write out their buffers as late as at the end of the process."""
     global _kept
+    _fill_closed()
     try:
         if not isinstance(sys.stdout, io.TextIOWrapper) or sys.stdout.fileno() != 1:
             return
         sys.stdout.flush()
         document = os.dup(1)
-        try:
-            os.dup2(2, 1)
-        except OSError:  # standard error is closed
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, 1)
-            os.close(nothing)
+        os.dup2(2, 1)
     except OSError:
         return
     old = sys.stdout
@@ -91,6 +87,35 @@ def keep() -> None:
         io.BufferedWriter(io.FileIO(document, "w")), old.encoding, old.errors, line_buffering=old.line_buffering
     )
     _kept = document
+
+
+def _fill_closed() -> None:
+    """Put the null device where the caller closed a standard descriptor: the next file that is opened would take its
+    number, and what is printed would land in it."""
+    for descriptor, flags in ((0, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            nothing = os.open(os.devnull, flags)
+            if nothing != descriptor:
+                os.dup2(nothing, descriptor)
+                os.close(nothing)
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), "utf-8", "backslashreplace", line_buffering=True)
+
+
+def finish() -> OSError | None:
+    """Send out what is still buffered; what went wrong. Nothing is tried again when the process ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if _kept is not None:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, _kept)
+            os.close(nothing)
+        return error
+    return None
 
 
 def release() -> None:
