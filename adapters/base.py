@@ -7,8 +7,9 @@ A torch author supplies ``hidden(ids)`` with ``unembedding()``, and the logits a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from evalgpt.adapters.evaluating import evaluating
 from evalgpt.adapters.products import inference, kind
 from evalgpt.adapters.tiled import (
     Head,
@@ -43,8 +45,10 @@ class TorchModel(Model):
     """A causal language model in torch. Subclasses override :meth:`hidden` and :meth:`unembedding`, or :meth:`logits`,
     which has the last word where both are there.
 
-    The model must be in eval mode and on ``torch_device``. A batch of windows of different lengths is padded on the
-    right with token 0, which a causal model's earlier positions cannot see.
+    The model must be on ``torch_device``. The modules that it holds are put into eval mode for the time of each call. A
+    batch of windows of different lengths is padded on the right with token 0, which a causal model's earlier positions
+    cannot see; where they would all the same, because positions are encoded by the length of the batch, set
+    ``equal_lengths``, and windows of one length alone are fed together.
     """
 
     torch_device: torch.device = torch.device("cpu")
@@ -85,8 +89,13 @@ class TorchModel(Model):
         return head.finish(F.linear(self.hidden(ids), head.weight), head.bias)
 
     def score(self, windows: Sequence[Window], detail: Detail | None = None) -> Sequence[TokenScores]:
+        if not self.equal_lengths:
+            return self._score(windows, detail)
+        return _of_equal_lengths(windows, lambda part: self._score(part, detail))
+
+    def _score(self, windows: Sequence[Window], detail: Detail | None) -> Sequence[TokenScores]:
         counts = [len(window.ids) - window.start for window in windows]
-        with inference(self.torch_device):
+        with inference(self.torch_device), evaluating(self):
             return _per_window(self._by_tree(windows, detail) or self._by_rows(windows, detail), counts)
 
     def _by_rows(self, windows: Sequence[Window], detail: Detail | None) -> Scores:
@@ -116,7 +125,7 @@ class TorchModel(Model):
         """As :meth:`evalgpt.core.Model.next_logits`; the head runs on the ``count`` positions alone, and where they are
         all, the logits are those of :meth:`logits`, the model's own."""
         batch = torch.as_tensor(list(ids), dtype=torch.int64, device=self.torch_device)[None]
-        with inference(self.torch_device):
+        with inference(self.torch_device), evaluating(self):
             if self.plain or count == len(ids):
                 logits = self.logits(batch)[0, -count:]
             else:
@@ -142,8 +151,15 @@ class TorchModel(Model):
 
         Both models must have one vocabulary and be on one device.
         """
+        if self.equal_lengths or other.equal_lengths:
+            return list(_of_equal_lengths(windows, lambda part: self._divergence(other, part)))
+        return self._divergence(other, windows)
+
+    def _divergence(
+        self, other: TorchModel, windows: Sequence[Window]
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
         ids, scored, _ = self._batch(windows)
-        with inference(self.torch_device):
+        with inference(self.torch_device), evaluating(self), evaluating(other):
             if self.plain or other.plain:
                 kl, same = divergence_of_logits(*(m.logits(ids).flatten(0, 1)[scored] for m in (self, other)))
             else:
@@ -157,6 +173,20 @@ class TorchModel(Model):
         """States [R, d] at the flat positions ``scored``, and the head that makes logits of them."""
         states = self.hidden(ids).flatten(0, 1)
         return (states[scored] if len(scored) < len(states) else states), self.head()
+
+
+Answer = TypeVar("Answer")
+
+
+def _of_equal_lengths(
+    windows: Sequence[Window], answer: Callable[[Sequence[Window]], Sequence[Answer]]
+) -> Sequence[Answer]:
+    """What ``answer`` gives for each window, asked for those of one length at a time."""
+    found: dict[int, Answer] = {}
+    for length in sorted({len(window.ids) for window in windows}):
+        numbers = [i for i, window in enumerate(windows) if len(window.ids) == length]
+        found |= dict(zip(numbers, answer([windows[i] for i in numbers]), strict=True))
+    return [found[i] for i in range(len(windows))]
 
 
 def _per_window(scores: Scores, counts: list[int]) -> list[TokenScores]:

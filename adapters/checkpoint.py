@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["CONFIG_KEY", "STATE_PREFIX", "at_least_float32", "check_state", "load_tensors"]
+__all__ = ["CONFIG_KEY", "STATE_PREFIX", "at_least_float32", "check_state", "load_tensors", "unwrapped"]
 
 CONFIG_KEY = "evalgpt.model"
 """Where a checkpoint of ``evalgpt train`` keeps the fields of its model, as JSON in the safetensors metadata."""
@@ -107,6 +109,29 @@ def check_state(
         fields = ",".join(f"{key}={value}" for key, value in hint(state).items())
         advice = f"by its shapes the checkpoint has {fields}; " if fields else ""
         raise EvaluationError(f"{path} does not fit the model: {advice}{'; '.join(parts)}")
+
+
+MARKS = re.compile(r"(?:_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch.compile, Lightning Fabric, FSDP and activation checkpointing put into names, at any place."""
+
+PREFIXES = ("module.", "model.")
+"""What data parallelism, and modules that keep the model as their ``model``, put before every name."""
+
+Named = TypeVar("Named")
+
+
+def unwrapped(state: Mapping[str, Named], own: str = "") -> dict[str, Named]:
+    """``state`` by the model's own names: without what wrappers put before or into them, once or several times.
+
+    ``own`` is how the model's own names begin where that looks like a wrapper, as ``model.`` does for a Llama.
+    """
+    found = {MARKS.sub("", name): value for name, value in state.items()}
+    while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), None):
+        shorter = {name.removeprefix(prefix): value for name, value in found.items()}
+        if prefix == own and not any(name.startswith((own, "lm_head.")) for name in shorter):
+            break
+        found = shorter
+    return found
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evalgpt.adapters.base import resolve_device, resolve_dtype
-from evalgpt.adapters.checkpoint import at_least_float32, check_state, load_tensors
+from evalgpt.adapters.checkpoint import at_least_float32, check_state, load_tensors, unwrapped
 from evalgpt.adapters.gpt import GPTConfig, GPTModel
 from evalgpt.adapters.gpt2_bpe import GPT2Tokenizer
 from evalgpt.adapters.gpt_adapter import GPTAdapter
@@ -87,7 +87,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         if missing:
             raise EvaluationError(f"{folder} lacks {', '.join(missing)}, which {found.name} names")
     tensors = {name: tensor for file in files for name, tensor in load_tensors(str(file)).items()}
-    return {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix("transformer."): tensor for name, tensor in unwrapped(tensors).items()}
 
 
 def _json(path: Path) -> dict[str, object]:
@@ -121,6 +121,10 @@ def _config(folder: Path, state: Mapping[str, Tensor]) -> GPTConfig:
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise UsageError(f"the folder {folder} needs a config.json with n_head that divides the width {width}")
     layers = 1 + max((int(match[1]) for name in state if (match := re.match(r"h\.(\d+)\.", name))), default=-1)
+    if layers > len(state):
+        raise EvaluationError(
+            f"{folder} has {len(state)} tensors, too few for the {layers} layers that their names tell"
+        )
     return GPTConfig(vocabulary, positions, width, heads, layers, drop_rate=0.1, qkv_bias=True)
 
 

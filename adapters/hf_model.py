@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, versions
-from evalgpt.adapters.hf_loading import explained, fuse, hub_arguments, quiet
+from evalgpt.adapters.hf_loading import explained, fuse, quiet
+from evalgpt.adapters.hf_positions import context_of
+from evalgpt.adapters.hf_source import Source, check_folder, load, some
 from evalgpt.adapters.hf_tokenizer import HFTokenizer
+from evalgpt.adapters.positions import Fresh, depends_on_length
 from evalgpt.adapters.products import inference
 from evalgpt.adapters.tiled import Head
 from evalgpt.adapters.tree import plant
-from evalgpt.core import Encoding, EvaluationError, UsageError
+from evalgpt.core import Encoding, EvaluationError
 
 __all__ = ["HFModel", "Source"]
 
-LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
-"""Where configurations keep the context length; without any of them the model has no limit of its own."""
-
 TILED = "tiled head"
-
-UNLIMITED = 2048
-"""The context length given to a model without one (a state-space model, ALiBi); context_length=N changes it."""
 
 CHECKED = 64
 """How many rows are compared with the model's own logits."""
@@ -46,27 +41,6 @@ SAME_STATES = 1e-5
 """A tree of texts gives the same states if none is further from the model's own than this share of the largest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a model comes from: a folder or a hub name, and what else transformers needs to load it."""
-
-    path: str
-    revision: str | None = None
-    gguf: str | None = None
-    trust_remote_code: bool = False
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of ``from_pretrained``; asks the hub whether it is there."""
-        local = Path(self.path).is_dir()
-        given: dict[str, Any] = {"local_files_only": True} if local else hub_arguments(self.path, self.revision)
-        given["trust_remote_code"] = self.trust_remote_code
-        if self.revision is not None:
-            given["revision"] = self.revision
-        if self.gguf is not None:
-            given["gguf_file"] = self.gguf
-        return given
-
-
 class HFModel(TorchModel):
     """Any AutoModelForCausalLM, in eval mode, without a key-value cache."""
 
@@ -75,10 +49,10 @@ class HFModel(TorchModel):
     ) -> None:
         self.torch_device = resolve_device(device)
         torch_dtype = "auto" if dtype == "auto" else resolve_dtype(dtype)
-        _check_folder(source)
+        adapter = check_folder(source)
         arguments = source.arguments()
-        self._tokenizer = HFTokenizer(source.path, arguments)
-        self.module, unused = _load(source.path, arguments, torch_dtype)
+        self._tokenizer = HFTokenizer(source.tokenizer_path(), arguments)
+        self.module, unused = load(source, arguments, torch_dtype)
         fuse(self.module)
         config = self.module.config.get_text_config(decoder=True)
         self.trained = True
@@ -86,22 +60,35 @@ class HFModel(TorchModel):
         self.fingerprint = fingerprint(self.module.state_dict().items(), extra=_architecture(config))
         self.module.eval().to(self.torch_device)
         self.name = name
-        self.context_length = _context_length(config, context_length)
+        # A stranger's code may do anything with the length of a text.
+        self.equal_lengths = source.trust_remote_code or depends_on_length(config)
+        self._fresh = Fresh(self.module) if self.equal_lengths else None  # before anything is fed
+        self.context_length, warnings = context_of(self.module, config, context_length)
+        if unused:
+            warnings.append(
+                f"{len(unused)} weights of the checkpoint are not used by this model: {some(unused)}; does its "
+                f"configuration leave something out?"
+            )
         with quiet(source.path), explained(source.path):
             embeddings = self.module.get_input_embeddings().weight.shape[0]
             self.vocab_size = self._check_causal(embeddings)
             self._head = _head(self.module, config, self.vocab_size)
-        self._tokenizer.check(self.vocab_size, embeddings)
+        warnings += self._tokenizer.check(min(self.vocab_size, embeddings))
+        self.unused_ids = self._tokenizer.unused(self.vocab_size)
         self.prefix_id, self.adds_bos = self._tokenizer.prefix_id, self._tokenizer.adds_bos
         self.eos_ids = self._tokenizer.eos_ids(getattr(self.module, "generation_config", None))
         self.tokenizer = self._tokenizer.identity
         self.device = str(self.torch_device)
         self.dtype = str(self.module.dtype).removeprefix("torch.")
         self._asked = f"hf tiled={tiled} products={self.runtime.get('products')}"
+        self._asked += " equal lengths" if self.equal_lengths else ""  # earlier versions kept wrong scores of these
         self._scoring = "full logits: asked for with tiled=false"
         self._facts = {**_kept(config), "architecture": type(self.module).__name__, "path": source.path}
+        if adapter:
+            self._facts["adapter"] = adapter
         if unused:
-            self._facts["unused_weights"] = _some(unused)
+            self._facts["unused_weights"] = some(unused)
+        self.warnings = warnings
         self._versions = versions(self.module.parameters())
         if tiled:  # on ids that are always the same, and so is what follows
             self._compare(torch.arange(min(CHECKED, self.context_length), device=self.torch_device) % self.vocab_size)
@@ -130,6 +117,8 @@ class HFModel(TorchModel):
         return self._tokenizer.decode(ids)
 
     def hidden(self, ids: Tensor) -> Tensor:
+        if self._fresh is not None:
+            self._fresh()
         states: Tensor = self.module.base_model(input_ids=ids, use_cache=False, return_dict=True)[0]
         return states
 
@@ -159,7 +148,7 @@ class HFModel(TorchModel):
 
         Not where position encodings depend on how long a text is: those of the tree would be another's.
         """
-        if any(f'"{kind}"' in self.module.config.to_json_string() for kind in ("longrope", "dynamic")):
+        if self.equal_lengths:
             return False
         # GPT-Neo keeps a mask of its own, position by position, and lays it over the one that is given.
         if any(b.ndim > 1 and b.shape[-1] == b.shape[-2] > 1 for b in self.module.buffers()):
@@ -186,6 +175,8 @@ class HFModel(TorchModel):
         return self._head
 
     def logits(self, ids: Tensor) -> Tensor:
+        if self._fresh is not None:
+            self._fresh()
         logits: Tensor = self.module(input_ids=ids, use_cache=False, return_dict=True).logits
         return logits
 
@@ -234,54 +225,6 @@ class HFModel(TorchModel):
                 f"before it (an encoder, or a decoder with is_decoder off)"
             )
         return before.shape[1]
-
-
-def _check_folder(source: Source) -> None:
-    folder = Path(source.path)
-    if not folder.is_dir():
-        return
-    needed = source.gguf or "config.json"
-    if not (folder / needed).is_file():
-        held = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
-        raise UsageError(f"the folder {folder} has no {needed}; it holds {held}")
-
-
-def _load(path: str, arguments: dict[str, Any], dtype: torch.dtype | str) -> tuple[Any, list[str]]:
-    """The model on the CPU, every weight of it from the checkpoint; and weights there that it has no use for.
-
-    Raises:
-        EvaluationError: it cannot be loaded, is an encoder-decoder, or the checkpoint lacks some of its weights.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with quiet(path), explained(path):
-        # Of some, the decoder alone would load, and would miss its encoder. A GGUF's configuration takes seconds.
-        if "gguf_file" not in arguments and AutoConfig.from_pretrained(path, **arguments).is_encoder_decoder:
-            raise EvaluationError(f"{path} is not a causal language model but an encoder with a decoder")
-        module, info = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-        )
-    # transformers draws what does not fit at random and goes on; a loss of such a model means nothing.
-    wrong = sorted(info["missing_keys"])
-    if wrong:
-        raise EvaluationError(f"the checkpoint {path} lacks weights: {_some(wrong)}")
-    wrong = sorted(f"{key} {tuple(has)} instead of {tuple(needs)}" for key, has, needs in info["mismatched_keys"])
-    if wrong:
-        raise EvaluationError(f"the checkpoint {path} has weights of other shapes than its config: {_some(wrong)}")
-    return module, sorted(info["unexpected_keys"])
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _context_length(config: Any, wanted: int | None) -> int:
-    own = next((n for key in LENGTHS if isinstance(n := getattr(config, key, None), int) and n > 0), None)
-    if wanted is None:
-        return own or UNLIMITED
-    if wanted < 1 or (own is not None and wanted > own):
-        raise UsageError(f"model 'hf': context_length {wanted} is out of range; accepted: 1 to {own or 'any'}")
-    return wanted
 
 
 def _head(module: Any, config: Any, vocabulary: int) -> Head | None:

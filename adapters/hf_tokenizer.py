@@ -50,18 +50,29 @@ class HFTokenizer:
         ids = [*(own if isinstance(own, list) else [own]), self._tokenizer.eos_token_id]
         return tuple(sorted({i for i in ids if isinstance(i, int)}))
 
-    def check(self, vocabulary: int, embeddings: int) -> None:
-        """Refuse a tokenizer that belongs to another model.
+    def check(self, embeddings: int) -> list[str]:
+        """What a reader must know of ids without an embedding in the model; texts that use one are refused later.
 
         Raises:
-            EvaluationError: it has ids for which the model has no embedding.
+            EvaluationError: the prefix is such an id.
         """
-        largest = max(self._tokenizer.get_vocab().values())
-        if largest >= min(vocabulary, embeddings):
+        ids = self._tokenizer.get_vocab()
+        if self.prefix_id is not None and self.prefix_id >= embeddings:
             raise EvaluationError(
-                f"the tokenizer in {self.path} has ids up to {largest}, and the model embeddings for 0 to "
-                f"{min(vocabulary, embeddings) - 1}: they do not belong together"
+                f"the {self.prefix_kind} of the tokenizer in {self.path} is {self.prefix_id}, and the model has "
+                f"embeddings for 0 to {embeddings - 1}: they do not belong together"
             )
+        beyond = sorted(i for token, i in ids.items() if i >= embeddings and token not in self._added)
+        if not beyond:
+            return []
+        return [
+            f"{len(beyond)} of {len(ids)} tokens of its tokenizer have no embedding (ids up to {beyond[-1]}, "
+            f"embeddings for 0 to {embeddings - 1}): is it another model's?"
+        ]
+
+    def unused(self, vocabulary: int) -> tuple[int, ...]:
+        """The ids below ``vocabulary`` that are no token, as of rows that pad an embedding."""
+        return tuple(sorted(set(range(vocabulary)) - set(self._tokenizer.get_vocab().values())))
 
     def encode(self, text: str) -> Encoding:
         fast = bool(self._tokenizer.is_fast)

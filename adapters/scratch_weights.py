@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from evalgpt.adapters.base import resolve_device, resolve_dtype
-from evalgpt.adapters.checkpoint import at_least_float32, check_state, load_tensors
+from evalgpt.adapters.checkpoint import at_least_float32, check_state, load_tensors, unwrapped
 from evalgpt.adapters.gpt import GPTConfig, GPTModel
 from evalgpt.adapters.gpt2_bpe import GPT2Tokenizer
 from evalgpt.adapters.gpt_adapter import GPTAdapter
+from evalgpt.core import EvaluationError
 
 __all__ = ["build_scratch"]
 
@@ -45,9 +46,10 @@ def _random(config: GPTConfig, seed: int) -> tuple[GPTModel, Tensor]:
 
 
 def _loaded(config: GPTConfig, path: str) -> GPTModel:
-    # DistributedDataParallel and torch.compile each put a name of theirs in front; the course's mask is no weight.
-    named = {name.removeprefix("module.").removeprefix("_orig_mod."): t for name, t in load_tensors(path).items()}
-    state = {name: tensor for name, tensor in named.items() if not name.endswith("att.mask")}
+    named = unwrapped(load_tensors(path))
+    state = {name: tensor for name, tensor in named.items() if not name.endswith("att.mask")}  # the course's, no weight
+    if config.n_layers > len(state):
+        raise EvaluationError(f"{path} has {len(state)} tensors, too few for a model of {config.n_layers} layers")
     with torch.device("meta"):
         module = GPTModel(config)
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

@@ -41,7 +41,7 @@ def main() -> None:
     def shared() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         scorer = Scorer(model, BatchSize.of(model, None))
         found = {}
-        for batch in draw(windows, scorer.size, model.shares_prefixes):
+        for batch in draw(windows, scorer.size, model):
             found.update(zip(batch, scorer.score([windows[i] for i in batch]), strict=True))
         return np.concatenate([found[i] for i in range(len(windows))])
 

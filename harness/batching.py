@@ -96,30 +96,37 @@ class BatchSize:
         self.growing = False
 
 
-def batches(lengths: Sequence[int], size: BatchSize) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], size: BatchSize, equal: bool = False) -> Iterator[list[int]]:
     """Indices of windows to score together: longest first, so that the padded batch stays within ``size``.
 
-    A window longer than that is a batch by itself. Equal lengths keep their order. ``size`` is asked before each batch.
+    A window longer than that is a batch by itself. Equal lengths keep their order; with ``equal``, a batch has one
+    length alone. ``size`` is asked before each batch.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     at = 0
     while at < len(order):
-        count = max(size.tokens // lengths[order[at]], 1)
-        yield order[at : at + count]
-        at += count
+        longest = lengths[order[at]]
+        batch = order[at : at + max(size.tokens // longest, 1)]
+        if equal:
+            batch = [i for i in batch if lengths[i] == longest]
+        yield batch
+        at += len(batch)
 
 
-def draw(windows: Sequence[Window], size: BatchSize, shares: bool) -> Iterator[list[int]]:
-    """Indices of windows to score together: for a model that ``shares``, those that begin alike first, neighbours by
-    their ids, as many as have ``size`` tokens with what is alike counted once; then the others as :func:`batches` has
-    them."""
+def draw(windows: Sequence[Window], size: BatchSize, model: Model) -> Iterator[list[int]]:
+    """Indices of windows to score together by ``model``.
+
+    For a model that shares prefixes, those with a common prefix come first, neighbours by their ids, as many as have
+    ``size`` tokens with each prefix counted once. The others are batched as :func:`batches` does.
+    """
+    shares = model.shares_prefixes and not model.equal_lengths
     fed = [list(window.ids[:-1]) for window in windows] if shares else []
     order = sorted(range(len(fed)), key=fed.__getitem__)
     common = [0, *(alike(fed[a], fed[b]) for a, b in itertools.pairwise(order)), 0]
     sharing = {i for k, i in enumerate(order) if max(common[k : k + 2]) >= ALIKE * len(fed[i])}
     yield from _trees([i for i in order if i in sharing], fed, size)
     rest = [i for i in range(len(windows)) if i not in sharing]
-    for batch in batches([len(windows[i].ids) - 1 for i in rest], size):
+    for batch in batches([len(windows[i].ids) - 1 for i in rest], size, model.equal_lengths):
         yield [rest[i] for i in batch]
 
 
@@ -188,8 +195,9 @@ class Scorer:
         return [next(new) if nll is None else nll for nll in found]
 
     def _computed(self, windows: Sequence[Window], where: Where) -> list[TokenScores]:
-        shares = self.model.shares_prefixes
-        tokens = _fed(windows, shares)
+        if self.model.equal_lengths and len({len(window.ids) for window in windows}) > 1:
+            return self._in_parts(windows, where)  # a caller's own batch, as of windows in random order
+        tokens = _fed(windows, self.model.shares_prefixes)
         began = time.perf_counter()
         try:
             scored = ask(self.model, windows, self.detail, where)
@@ -207,8 +215,11 @@ class Scorer:
             return scored
         self.size.shrink(tokens)
         gc.collect()  # what the failed batch left in cycles
+        return self._in_parts(windows, where)
+
+    def _in_parts(self, windows: Sequence[Window], where: Where) -> list[TokenScores]:
         scored = [TokenScores(np.empty(0, np.float32))] * len(windows)
-        for part in draw(windows, self.size, shares):
+        for part in draw(windows, self.size, self.model):
             for i, answer in zip(part, self._computed([windows[i] for i in part], picked(where, part)), strict=True):
                 scored[i] = answer
         return scored

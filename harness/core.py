@@ -245,6 +245,9 @@ class Model(ABC):
         cache_id: what a score depends on besides fingerprint, tokenizer, dtype and kind of device: the adapter's
             name and its switches. With it scores are kept between runs; None keeps none, as is right while code is
             being changed.
+        equal_lengths: whether the windows of one batch must feed equally many tokens, because a loss would otherwise
+            depend on the longest of them (positions encoded by the length of the text).
+        warnings: what a reader of this model's numbers must be told, a sentence each; reports show them with a ``!``.
         shares_prefixes: whether what the windows of a batch begin with alike is computed once.
         config: what else is needed to build the same model again, for the report.
         tokenizer: the tokenizer's identity, for the report; at least a ``name``.
@@ -263,6 +266,8 @@ class Model(ABC):
     unused_ids: Sequence[int] = ()
     trained: bool | None = None
     cache_id: str | None = None
+    equal_lengths: bool = False
+    warnings: Sequence[str] = ()
     shares_prefixes: bool = False
     config: Mapping[str, object] = {}
     tokenizer: Mapping[str, object] = {"name": "unknown"}

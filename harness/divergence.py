@@ -43,7 +43,8 @@ def diverge(
     found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = [(np.empty(0), np.empty(0, bool))] * len(windows)
     total = sum(len(w.ids) - w.start for _, w in windows)
     done, kl_sum = 0, 0.0
-    for batch in batches([len(w.ids) - 1 for _, w in windows], size):
+    equal = any(model.equal_lengths for model in models)
+    for batch in batches([len(w.ids) - 1 for _, w in windows], size, equal):
         with calling(models[0], "divergence()"):
             answers = list(ask.divergence(models[1], [windows[i][1] for i in batch]))
         for index, result in zip(batch, answers, strict=True):

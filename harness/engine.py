@@ -126,7 +126,7 @@ def score_windows(
     def where(number: int) -> str:
         return place_of(*chosen[number])
 
-    for batch in draw(windows, scorer.size, scorer.model.shares_prefixes):
+    for batch in draw(windows, scorer.size, scorer.model):
         scored = scorer.score([windows[i] for i in batch], picked(where, batch))
         for index, nll in zip(batch, scored, strict=True):
             plan, i = chosen[index]

@@ -139,7 +139,7 @@ def _losses(scorer: Scorer, asked: Sequence[tuple[_Text, Window]]) -> list[NDArr
 
     windows = [window for _, window in asked]
     found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(asked)
-    for batch in draw(windows, scorer.size, scorer.model.shares_prefixes):
+    for batch in draw(windows, scorer.size, scorer.model):
         scored = scorer.score([windows[i] for i in batch], picked(where, batch))
         for i, nll in zip(batch, scored, strict=True):
             found[i] = nll

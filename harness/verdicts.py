@@ -48,7 +48,13 @@ def judge(model: Model, metrics: Metrics, counted: Ledger, useful: int) -> list[
     ``useful`` is how much context the protocol would take with this model unless less is asked for, and the longest
     text has.
     """
-    return [*_loss(model, metrics), *_coverage(counted), *_context(useful, counted), *_vocabulary(model)]
+    return [
+        *_loss(model, metrics),
+        *_coverage(counted),
+        *_context(useful, counted),
+        *_vocabulary(model),
+        *_warnings(model),
+    ]
 
 
 def _loss(model: Model, metrics: Metrics) -> Iterator[Verdict]:
@@ -121,3 +127,9 @@ def _vocabulary(model: Model) -> Iterator[Verdict]:
             "vocabulary",
             f"the tokenizer has {size} tokens and the model {model.vocab_size}, of which most can never occur",
         )
+
+
+def _warnings(model: Model) -> Iterator[Verdict]:
+    """What the adapter itself says of its model."""
+    for warning in model.warnings:
+        yield Verdict("model_warning", f"model {model.name}: {warning}")

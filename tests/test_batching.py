@@ -160,7 +160,7 @@ def test_a_tree_that_does_not_fit_is_halved_by_what_it_holds():
     size = BatchSize(200)
     model = SmallForTrees(90)
     scorer = Scorer(model, size)
-    (all_of_them,) = draw(windows, size, shares=True)
+    (all_of_them,) = draw(windows, size, model)
     losses = scorer.score([windows[i] for i in all_of_them])
     assert len(losses) == 64
     assert scorer.work.scores == 64

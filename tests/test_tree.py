@@ -14,6 +14,11 @@ from evalgpt.batching import ENOUGH, BatchSize, draw
 from evalgpt.core import LARGEST_TREE
 from evalgpt.plugins import load_plugins
 
+
+class Shares(BytesModel):
+    shares_prefixes = True
+
+
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
 TINY = "scratch:emb_dim=48,n_heads=3,n_layers=3,context_length=96,qkv_bias=true"
@@ -77,7 +82,7 @@ def test_a_tree_too_large_is_none():
 
 def test_no_batch_is_larger_than_a_tree_may_be():
     texts = [[*range(60), k, k + 1] for k in range(3000)]
-    for batch in draw([Window(ids, 1) for ids in texts], BatchSize(1 << 18), True):
+    for batch in draw([Window(ids, 1) for ids in texts], BatchSize(1 << 18), Shares()):
         assert plant([texts[i][:-1] for i in batch]) is not None
 
 
@@ -197,7 +202,7 @@ def test_little_in_common_is_not_worth_it(monkeypatch):
 )
 def test_each_window_is_drawn_once_and_within_the_size(texts, bound):
     windows = [Window(ids, 1) for ids in texts]
-    made = list(draw(windows, BatchSize(bound), True))
+    made = list(draw(windows, BatchSize(bound), Shares()))
     assert sorted(i for batch in made for i in batch) == list(range(len(windows)))
     for batch in made:
         fed = [tuple(windows[i].ids[:-1]) for i in batch]
@@ -207,7 +212,7 @@ def test_each_window_is_drawn_once_and_within_the_size(texts, bound):
 
 def test_what_begins_alike_is_drawn_together():
     texts = [[k % 7] * 50 + [k] for k in range(70)]
-    for batch in draw([Window(ids, 1) for ids in texts], BatchSize(10_000), True):
+    for batch in draw([Window(ids, 1) for ids in texts], BatchSize(10_000), Shares()):
         assert len({texts[i][0] for i in batch}) <= -(-ENOUGH // 51) + 1
 
 
