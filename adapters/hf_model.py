@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, versions
-from evalgpt.adapters.hf_loading import explained, fuse, hub_arguments, quiet
+from evalgpt.adapters.hf_loading import explained, hub_arguments, quiet, replace_activations
 from evalgpt.adapters.hf_tokenizer import HFTokenizer
 from evalgpt.adapters.products import inference
 from evalgpt.adapters.tiled import Head
@@ -70,6 +70,8 @@ class Source:
 class HFModel(TorchModel):
     """Any AutoModelForCausalLM, in eval mode, without a key-value cache."""
 
+    uses_onednn_matmul = True
+
     def __init__(
         self, source: Source, *, name: str, context_length: int | None, tiled: bool, device: str, dtype: str
     ) -> None:
@@ -79,7 +81,7 @@ class HFModel(TorchModel):
         arguments = source.arguments()
         self._tokenizer = HFTokenizer(source.path, arguments)
         self.module, unused = _load(source.path, arguments, torch_dtype)
-        fuse(self.module)
+        replaced = replace_activations(self.module)
         config = self.module.config.get_text_config(decoder=True)
         self.trained = True
         self._own_code = not source.trust_remote_code and type(self) is HFModel  # strangers' code has no hash
@@ -97,11 +99,13 @@ class HFModel(TorchModel):
         self.tokenizer = self._tokenizer.identity
         self.device = str(self.torch_device)
         self.dtype = str(self.module.dtype).removeprefix("torch.")
-        self._asked = f"hf tiled={tiled} products={self.runtime.get('products')}"
+        self._asked = f"hf tiled={tiled} matmul={self.runtime.get('matmul_backend')}"
         self._scoring = "full logits: asked for with tiled=false"
         self._facts = {**_kept(config), "architecture": type(self.module).__name__, "path": source.path}
         if unused:
             self._facts["unused_weights"] = _some(unused)
+        if replaced:
+            self._facts["replaced_activations"] = replaced
         self._versions = versions(self.module.parameters())
         if tiled:  # on ids that are always the same, and so is what follows
             self._compare(torch.arange(min(CHECKED, self.context_length), device=self.torch_device) % self.vocab_size)
