@@ -6,6 +6,7 @@ A torch author supplies ``hidden(ids)`` with ``unembedding()``, and the logits a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalgpt.adapters.evaluating import evaluating
-from evalgpt.adapters.products import inference, kind
+from evalgpt.adapters.products import inference, matmul_backend, onednn_matmul
 from evalgpt.adapters.tiled import (
     Head,
     Scores,
@@ -53,13 +54,32 @@ class TorchModel(Model):
 
     torch_device: torch.device = torch.device("cpu")
 
+    uses_onednn_matmul: bool = False
+    """Whether oneDNN may multiply float32 matrices on the CPU where that is faster (evalgpt.adapters.products). Losses
+    then differ from torch's own in their last digits, and ``runtime`` names the backend."""
+
     @cached_property
     def runtime(self) -> dict[str, object]:  # type: ignore[override]
-        """What a reader of timings wants to know of the device, and who multiplies the matrices."""
+        """The CUDA device's name, or the number of threads; ``matmul_backend`` where the model lets it be chosen."""
         if self.torch_device.type == "cuda":
             return {"name": torch.cuda.get_device_name(self.torch_device)}
-        threads: dict[str, object] = {"threads": torch.get_num_threads()}
-        return {**threads, "products": kind()} if self.torch_device.type == "cpu" else threads
+        facts: dict[str, object] = {"threads": torch.get_num_threads()}
+        if self._chooses_matmul_backend:
+            facts["matmul_backend"] = matmul_backend()
+        return facts
+
+    @property
+    def _chooses_matmul_backend(self) -> bool:
+        float32 = self.dtype in ("float32", TorchModel.dtype)
+        return self.uses_onednn_matmul and self.torch_device.type == "cpu" and float32
+
+    def matmul_mode(self) -> contextlib.AbstractContextManager[object]:
+        """Inside, the backend that ``runtime`` names multiplies the matrices; without one torch does."""
+        return onednn_matmul(self.torch_device) if self._chooses_matmul_backend else contextlib.nullcontext()
+
+    def inference_mode(self) -> contextlib.AbstractContextManager[object]:
+        """torch's inference mode and :meth:`matmul_mode`."""
+        return inference(self.torch_device) if self._chooses_matmul_backend else torch.inference_mode()
 
     @property
     def plain(self) -> bool:
@@ -95,7 +115,7 @@ class TorchModel(Model):
 
     def _score(self, windows: Sequence[Window], detail: Detail | None) -> Sequence[TokenScores]:
         counts = [len(window.ids) - window.start for window in windows]
-        with inference(self.torch_device), evaluating(self):
+        with self.inference_mode(), evaluating(self):
             return _per_window(self._by_tree(windows, detail) or self._by_rows(windows, detail), counts)
 
     def _by_rows(self, windows: Sequence[Window], detail: Detail | None) -> Scores:
@@ -125,7 +145,7 @@ class TorchModel(Model):
         """As :meth:`evalgpt.core.Model.next_logits`; the head runs on the ``count`` positions alone, and where they are
         all, the logits are those of :meth:`logits`, the model's own."""
         batch = torch.as_tensor(list(ids), dtype=torch.int64, device=self.torch_device)[None]
-        with inference(self.torch_device), evaluating(self):
+        with self.inference_mode(), evaluating(self):
             if self.plain or count == len(ids):
                 logits = self.logits(batch)[0, -count:]
             else:
@@ -159,7 +179,10 @@ class TorchModel(Model):
         self, other: TorchModel, windows: Sequence[Window]
     ) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
         ids, scored, _ = self._batch(windows)
-        with inference(self.torch_device), evaluating(self), evaluating(other):
+        mode = (
+            self if other._chooses_matmul_backend else other
+        ).inference_mode()  # oneDNN where both models ask for it
+        with mode, evaluating(self), evaluating(other):
             if self.plain or other.plain:
                 kl, same = divergence_of_logits(*(m.logits(ids).flatten(0, 1)[scored] for m in (self, other)))
             else:

@@ -21,6 +21,7 @@ class GPTAdapter(TorchModel):
     """A GPTModel with GPT-2's tokenizer, in eval mode, scored through the tiled head."""
 
     shares_prefixes = True
+    uses_onednn_matmul = True
 
     drawn: Tensor | None = None
     """The state of torch's generator after it drew the weights; None where they were loaded."""
@@ -69,7 +70,7 @@ class GPTAdapter(TorchModel):
     def cache_id(self) -> str | None:  # type: ignore[override]
         """None for a subclass, whose code this does not know, and once a weight was changed in this process."""
         own = type(self) is GPTAdapter and versions(self.module.parameters()) == self._versions
-        return f"gpt products={self.runtime.get('products')}" if own else None
+        return f"gpt matmul={self.runtime.get('matmul_backend')}" if own else None
 
     def encode(self, text: str) -> Encoding:
         return self._tokenizer.encode(text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from evalgpt.core import EvaluationError
 
-__all__ = ["explained", "fuse", "hub_arguments", "quiet"]
+__all__ = ["explained", "hub_arguments", "quiet", "replace_activations"]
 
 
 REACH_SECONDS = 10.0
@@ -45,17 +45,23 @@ def hub_arguments(name: str, revision: str | None) -> dict[str, Any]:
     return {}
 
 
-def fuse(module: Any) -> None:
-    """Put torch's own tanh GELU in the place of transformers' NewGELUActivation, the same formula in eight steps.
+def replace_activations(module: Any) -> dict[str, object]:
+    """Replace transformers' NewGELUActivation by torch's tanh GELU: the same formula in one step instead of eight.
 
-    In GPT-2 those steps' temporaries are the most of what a window needs above the weights.
+    In GPT-2 the temporaries of those steps are most of the memory that a window needs above the weights. Returns what
+    was replaced, for the report; nothing where the model has no such activation.
     """
     from torch import nn
 
-    for parent in module.modules():
+    replaced = 0
+    for parent in list(module.modules()):
         for name, child in parent.named_children():
             if type(child).__name__ == "NewGELUActivation":
                 setattr(parent, name, nn.GELU(approximate="tanh"))
+                replaced += 1
+    if not replaced:
+        return {}
+    return {"module": "NewGELUActivation", "computed_by": "torch.nn.GELU(approximate='tanh')", "modules": replaced}
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, versions
-from evalgpt.adapters.hf_loading import explained, fuse, quiet
+from evalgpt.adapters.hf_loading import explained, quiet, replace_activations
 from evalgpt.adapters.hf_positions import context_of
 from evalgpt.adapters.hf_source import Source, check_folder, load, some
 from evalgpt.adapters.hf_tokenizer import HFTokenizer
@@ -44,6 +44,8 @@ SAME_STATES = 1e-5
 class HFModel(TorchModel):
     """Any AutoModelForCausalLM, in eval mode, without a key-value cache."""
 
+    uses_onednn_matmul = True
+
     def __init__(
         self, source: Source, *, name: str, context_length: int | None, tiled: bool, device: str, dtype: str
     ) -> None:
@@ -53,7 +55,7 @@ class HFModel(TorchModel):
         arguments = source.arguments()
         self._tokenizer = HFTokenizer(source.tokenizer_path(), arguments)
         self.module, unused = load(source, arguments, torch_dtype)
-        fuse(self.module)
+        replaced = replace_activations(self.module)
         config = self.module.config.get_text_config(decoder=True)
         self.trained = True
         self._own_code = not source.trust_remote_code and type(self) is HFModel  # strangers' code has no hash
@@ -80,7 +82,7 @@ class HFModel(TorchModel):
         self.tokenizer = self._tokenizer.identity
         self.device = str(self.torch_device)
         self.dtype = str(self.module.dtype).removeprefix("torch.")
-        self._asked = f"hf tiled={tiled} products={self.runtime.get('products')}"
+        self._asked = f"hf tiled={tiled} matmul={self.runtime.get('matmul_backend')}"
         self._asked += " equal lengths" if self.equal_lengths else ""  # earlier versions kept wrong scores of these
         self._scoring = "full logits: asked for with tiled=false"
         self._facts = {**_kept(config), "architecture": type(self.module).__name__, "path": source.path}
@@ -88,6 +90,8 @@ class HFModel(TorchModel):
             self._facts["adapter"] = adapter
         if unused:
             self._facts["unused_weights"] = some(unused)
+        if replaced:
+            self._facts["replaced_activations"] = replaced
         self.warnings = warnings
         self._versions = versions(self.module.parameters())
         if tiled:  # on ids that are always the same, and so is what follows

@@ -1,8 +1,9 @@
-"""Matrix products of float32 at the processor's full width.
+"""Float32 matrix products by oneDNN, for adapters that ask for them.
 
 On a CPU torch multiplies with MKL, which on AMD's processors keeps to AVX2 where they have AVX-512. oneDNN, which torch
-carries too, does not: on two Zen 5 cores it is 2.2 times as fast (docs/decisions/010-products.md). A model is written
-as ever: inside :func:`products`, its ``F.linear`` and ``addmm`` are oneDNN's.
+carries too, does not: on two Zen 5 cores it is 2.2 times as fast (docs/decisions/010-products.md). A model is plain
+torch: inside :func:`onednn_matmul`, its ``F.linear`` and ``addmm`` are oneDNN's. Only adapters whose
+``uses_onednn_matmul`` is true run inside it (docs/decisions/011-matmul-backend.md).
 """
 
 from __future__ import annotations
@@ -24,181 +25,173 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 
 from evalgpt.core import UsageError
 
-__all__ = ["SETTING", "against", "gelu_linear", "inference", "kind", "products"]
+__all__ = ["SETTING", "inference", "matmul_backend", "onednn_matmul", "tile_matmul"]
 
 SETTING = "EVALGPT_PRODUCTS"
-"""The environment variable that chooses: ``torch``, ``onednn``, or by the processor where it is not set."""
+"""The environment variable that chooses the backend: ``torch`` or ``onednn``. Unset, the processor decides."""
 
-SMALLEST = 2**16
-"""Numbers in a weight below which torch's own product is as fast: oneDNN takes some ten microseconds to begin. Of the
-weight and not of the product, so that who multiplies does not depend on the batch, where its rows are not few."""
+MIN_WEIGHT_SIZE = 2**16
+"""Numbers in a weight below which torch's product is as fast: oneDNN needs some ten microseconds to start. The size of
+the weight decides, not that of the product, so that the backend does not depend on the batch size."""
 
-FEWEST = 16
-"""Rows below which the products stay torch's: what is so short takes no time, and has torch's digits everywhere."""
+MIN_ROWS = 16
+"""Rows below which torch multiplies: so few take no time, and have torch's digits on every machine."""
 
-PIECE = 768
-"""Longest sums that are left to oneDNN: it adds one after another, where MKL adds up in blocks and rounds less."""
+CHUNK = 768
+"""Longest sum that oneDNN computes in one call. It adds one product after another, where MKL adds in blocks and rounds
+less; longer sums are cut into chunks."""
 
-MANY = 64
-"""Rows from which on sums longer than that pay for the copies of the weights' pieces."""
+MIN_ROWS_FOR_CHUNKS = 64
+"""Rows below which torch computes sums longer than CHUNK: copying the weight's chunks would cost more than it saves."""
 
-LOGIT_PIECE = 192
-"""The same for logits, which are large, and whose rounding is the loss's: MKL's own digits."""
+LOGIT_CHUNK = 192
+"""CHUNK for logits. They are large, and their rounding is the loss's: this is the length of MKL's own blocks."""
 
 
 @functools.cache
-def kind() -> str:
-    """Who multiplies float32 matrices on the CPU: ``onednn`` or ``torch``. Two runs on one machine have the same.
+def matmul_backend() -> str:
+    """The backend for float32 matrix products on the CPU: ``onednn`` or ``torch``. Settled once a process, so that the
+    backend that a report names stays true.
 
     Raises:
-        UsageError: the environment asks for something else, or for what this build of torch lacks.
+        UsageError: the environment asks for another one, or for one that this build of torch lacks.
     """
     asked = os.environ.get(SETTING, "")
     if asked not in ("", "torch", "onednn"):
         raise UsageError(f"{SETTING} must be torch or onednn, not {asked!r}")
-    if asked == "onednn" and _onednn() is None:
-        raise UsageError(f"{SETTING} asks for onednn, and this build of torch has none that is known; leave it out")
-    return asked or ("onednn" if _onednn() is not None and _wider_than_mkl() else "torch")
+    if asked == "onednn" and _onednn_linear() is None:
+        raise UsageError(f"{SETTING} asks for onednn, which this build of torch lacks; leave it out")
+    return asked or ("onednn" if _onednn_linear() is not None and _mkl_ignores_avx512() else "torch")
 
 
 @functools.cache
-def _onednn() -> Any:
-    """oneDNN's operator for x @ weight.T + bias (``default``), or plus what is there already (``binary``); None where
-    this build of torch has none."""
+def _onednn_linear() -> Any:
+    """oneDNN's operator with its overloads ``default`` (x @ weight.T + bias) and ``binary`` (the same added to a
+    tensor); None if this build of torch lacks it."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
-    found = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    return found if found is not None and {"default", "binary"} <= set(found.overloads()) else None
+    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return operator if operator is not None and {"default", "binary"} <= set(operator.overloads()) else None
 
 
-def _wider_than_mkl() -> bool:
-    """Whether the processor has AVX-512 and MKL, for its maker's sake, does not use it."""
+def _mkl_ignores_avx512() -> bool:
+    """Whether the processor has AVX-512 and MKL does not use it because AMD made the processor."""
     mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return bool(mkl) and torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _maker()
+    return bool(mkl) and torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _cpu_vendor()
 
 
-def _maker() -> str:
+def _cpu_vendor() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/cpuinfo").read_text(errors="replace")
-    return platform.processor()  # on Windows it ends with the maker's name
+    return platform.processor()  # on Windows it ends with the vendor's name
 
 
 @contextlib.contextmanager
 def inference(device: torch.device) -> Iterator[None]:
-    """torch's inference mode, with :func:`products`."""
-    with torch.inference_mode(), products(device):
+    """torch's inference mode inside :func:`onednn_matmul`."""
+    with torch.inference_mode(), onednn_matmul(device):
         yield
 
 
-def products(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Inside, the products of a model's layers on ``device`` are oneDNN's where that pays; gradients included, but not
-    gradients of gradients."""
-    return _Products() if device.type == "cpu" and kind() == "onednn" else contextlib.nullcontext()
+def onednn_matmul(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside, oneDNN multiplies the float32 matrices of layers on ``device``, if :func:`matmul_backend` chose it.
+
+    First gradients work, gradients of gradients do not.
+    """
+    return _OneDNNMatmul() if device.type == "cpu" and matmul_backend() == "onednn" else contextlib.nullcontext()
 
 
-class _Products(TorchFunctionMode):
+class _OneDNNMatmul(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not kwargs and func is F.linear and len(args) in (2, 3) and _suits(*args):
+        if not kwargs and func is F.linear and len(args) in (2, 3) and _onednn_pays(*args):
             return _linear(*args)
         if not kwargs and func is torch.addmm and len(args) == 3:  # transformers' Conv1D
             bias, x, weight = args
-            if weight.ndim == x.ndim == 2 and weight.layout == torch.strided and _suits(x, weight.T, bias):
+            if weight.ndim == x.ndim == 2 and weight.layout == torch.strided and _onednn_pays(x, weight.T, bias):
                 return _linear(x, weight.T, bias)
-        if func is against:
-            return _against(*args)
-        if func is gelu_linear:
-            return _gelu_linear(*args)
+        if func is tile_matmul:
+            return _onednn_tile_matmul(*args)
         return func(*args, **(kwargs or {}))
 
 
-def against(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Products of ``x`` [R, k] with one weight [n, k] after another: call it with the weight and a tensor ``out``
-    [R, n]; what it gives, x @ weight.T, is in ``out`` where torch makes it, else in memory of its own."""
+def tile_matmul(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make the function that multiplies ``x`` [R, k] by one tile of the unembedding after another.
+
+    It takes a tile [n, k] and a buffer ``out`` [R, n], and returns x @ tile.T: torch's result is in ``out``, oneDNN's
+    in memory of its own. Making it once lets oneDNN cut ``x`` into chunks once.
+    """
     if has_torch_function((x,)):
-        result: Callable[[Tensor, Tensor], Tensor] = handle_torch_function(against, (x,), x)
+        result: Callable[[Tensor, Tensor], Tensor] = handle_torch_function(tile_matmul, (x,), x)
         return result
-    return lambda weight, out: torch.mm(x, weight.T, out=out)
+    return lambda tile, out: torch.mm(x, tile.T, out=out)
 
 
-def _against(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    pieces = list(_pieces(x, LOGIT_PIECE)) if x.dtype == torch.float32 else []
+def _onednn_tile_matmul(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    chunks = list(_chunks(x, LOGIT_CHUNK)) if x.dtype == torch.float32 else []
 
-    def multiplied(weight: Tensor, out: Tensor) -> Tensor:
-        return _summed(pieces, weight, None) if _suits(x, weight) else torch.mm(x, weight.T, out=out)
+    def multiply(tile: Tensor, out: Tensor) -> Tensor:
+        return _matmul_chunks(chunks, tile, None) if _onednn_pays(x, tile) else torch.mm(x, tile.T, out=out)
 
-    return multiplied
-
-
-def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The tanh GELU of ``F.linear``: x [..., k], weight [n, k] and bias [n] to [..., n]; one pass where that can be."""
-    if has_torch_function((x, weight, bias)):
-        result: Tensor = handle_torch_function(gelu_linear, (x, weight, bias), x, weight, bias)
-        return result
-    return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    return multiply
 
 
-def _gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if not _suits(x, weight, bias):
-        return gelu_linear(x, weight, bias)  # torch's: no mode is on while one of its functions runs
-    if weight.shape[1] > PIECE or _graded(x, weight, bias):
-        return F.gelu(_linear(x, weight, bias), approximate="tanh")
-    result: Tensor = _onednn().default(x.contiguous(), weight.contiguous(), bias.contiguous(), "gelu", [], "tanh")
-    return result
-
-
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether oneDNN can make this product, and is faster."""
-    given = (x, weight) if bias is None else (x, weight, bias)
-    if not all(type(t) in (Tensor, Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" for t in given):
+def _onednn_pays(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether oneDNN can compute this product, and does so faster than torch."""
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if not all(type(t) in (Tensor, Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors):
         return False
-    if any(t.layout != torch.strided for t in given) or torch.is_autocast_enabled("cpu"):
+    if any(t.layout != torch.strided for t in tensors) or torch.is_autocast_enabled("cpu"):
         return False
     if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
         return False
     if bias is not None and bias.shape != weight.shape[:1]:
         return False
-    fewest = FEWEST if weight.shape[1] <= PIECE else MANY
-    return weight.numel() >= SMALLEST and x.numel() >= fewest * weight.shape[1]
+    rows = MIN_ROWS if weight.shape[1] <= CHUNK else MIN_ROWS_FOR_CHUNKS
+    return weight.numel() >= MIN_WEIGHT_SIZE and x.numel() >= rows * weight.shape[1]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``: x [..., k], weight [n, k] and bias [n] to [..., n]."""
-    if _graded(x, weight, bias):
+    if _needs_gradient(x, weight, bias):
         result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
-    return _multiply(x, weight, bias)
+    return _matmul(x, weight, bias)
 
 
-def _graded(*given: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _summed(_pieces(x, PIECE), weight, bias)
+def _matmul(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _matmul_chunks(_chunks(x, CHUNK), weight, bias)
 
 
-def _pieces(x: Tensor, longest: int) -> Iterator[Tensor]:
-    """Made one by one: together they would be another ``x``."""
-    return (piece.contiguous() for piece in x.chunk(-(-x.shape[-1] // longest), -1))
+def _chunks(x: Tensor, longest: int) -> Iterator[Tensor]:
+    """``x`` [..., k] cut along its last dimension into parts of at most ``longest``; made one by one, because all of
+    them together are as large as ``x``."""
+    return (chunk.contiguous() for chunk in x.chunk(-(-x.shape[-1] // longest), -1))
 
 
-def _summed(xs: Iterable[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product of what ``xs`` are the pieces of. The operator takes no strides of a bias, and over weights of which
-    neither rows nor columns lie side by side it walks number by number, a thousand times as slow."""
-    multiply = _onednn()
+def _matmul_chunks(chunks: Iterable[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x @ weight.T + bias, of the ``chunks`` of x.
+
+    The operator ignores a bias's strides. Over a weight with neither contiguous rows nor contiguous columns it goes
+    number by number, a thousand times as slow. So both are copied where needed.
+    """
+    linear = _onednn_linear()
     bias = None if bias is None else bias.contiguous()
     result: Tensor | None = None
-    at = 0
-    for x in xs:
-        part = weight[:, at : at + x.shape[-1]]
-        at += x.shape[-1]
+    begin = 0
+    for x in chunks:
+        part = weight[:, begin : begin + x.shape[-1]]
+        begin += x.shape[-1]
         part = part if part.T.is_contiguous() else part.contiguous()
         if result is None:
-            result = multiply.default(x, part, bias, "none", [], "")
+            result = linear.default(x, part, bias, "none", [], "")
         else:
-            result = multiply.binary(x, result, part, None, "add")
+            result = linear.binary(x, result, part, None, "add")
     assert result is not None
     return result
 
@@ -211,7 +204,7 @@ class _Linear(torch.autograd.Function):
         of_x, of_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
         ctx.shape = x.shape
-        return _multiply(x, weight, bias)
+        return _matmul(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -220,7 +213,7 @@ class _Linear(torch.autograd.Function):
         gradient = gradients[0].flatten(0, -2).contiguous()
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
-            _multiply(gradient, weight.T).view(ctx.shape) if of_x else None,
-            _multiply(gradient.T, x.flatten(0, -2).contiguous().T) if of_weight else None,
+            _matmul(gradient, weight.T).view(ctx.shape) if of_x else None,
+            _matmul(gradient.T, x.flatten(0, -2).contiguous().T) if of_weight else None,
             gradient.sum(0) if of_bias else None,
         )

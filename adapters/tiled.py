@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evalgpt.adapters.products import against
+from evalgpt.adapters.products import tile_matmul
 from evalgpt.core import Detail
 
 __all__ = [
@@ -172,13 +172,13 @@ def _tiles(hidden: Tensor, head: Head, tile: int, wanted: set[int] | None = None
     """
     rows, vocabulary, dtype = len(hidden), len(head.weight), _accumulator(hidden)
     buffer = torch.empty(rows * min(tile, vocabulary), dtype=hidden.dtype, device=hidden.device)
-    multiplied = against(hidden)
+    multiply = tile_matmul(hidden)
     for number, begin in enumerate(range(0, vocabulary, tile)):
         if wanted is not None and number not in wanted:
             continue
         part = head.weight[begin : begin + tile]
         out = buffer[: rows * len(part)].view(rows, len(part))
-        logits = multiplied(part, out).to(dtype)
+        logits = multiply(part, out).to(dtype)
         yield begin, head.finish(logits, None if head.bias is None else head.bias[begin : begin + tile].to(dtype))
 
 

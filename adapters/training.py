@@ -15,7 +15,6 @@ from torch.utils.data import RandomSampler
 
 from evalgpt.adapters.base import TorchModel
 from evalgpt.adapters.checkpoint import CONFIG_KEY, STATE_PREFIX, at_least_float32, check_state
-from evalgpt.adapters.products import products
 from evalgpt.core import EvaluationError, Optimisation, Trained, Trainer, UsageError
 
 __all__ = ["TorchTrainer"]
@@ -88,7 +87,7 @@ class TorchTrainer(Trainer):
     def _gradients(self, batches: Sequence[Sequence[Sequence[int]]]) -> float:
         """Sum the gradients of the mean loss of ``batches``; that loss."""
         total = 0.0
-        with self._random(self._state), products(self.model.torch_device):
+        with self._random(self._state), self.model.matmul_mode():
             self.module.train()
             try:
                 for batch in batches:

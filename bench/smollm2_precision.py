@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from evalgpt import Window
-from evalgpt.adapters.products import kind, products
+from evalgpt.adapters.products import matmul_backend, onednn_matmul
 from evalgpt.adapters.tiled import scores_from_logits, tiled_scores
 from evalgpt.core import Document
 from evalgpt.plugins import load_plugins
@@ -112,8 +112,8 @@ def single(model: Any, windows: list[Window]) -> dict[str, Tensor]:
             BODY: losses(states.double(), head.weight.double(), targets),
         }.items():
             parts.setdefault(name, []).append(nll)
-        if kind() == "onednn":
-            with products(torch.device("cpu")):
+        if matmul_backend() == "onednn":
+            with onednn_matmul(torch.device("cpu")):
                 states = model.hidden(ids)[0]
                 parts.setdefault(ONEDNN, []).append(tiled_scores(states, head, targets).nll)
             exact = losses(states.double(), head.weight.double(), targets)

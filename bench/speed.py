@@ -338,8 +338,7 @@ def products(way: str, tokens: int, context: int) -> dict[str, Any]:
     import torch
     from torch.nn.functional import linear
 
-    from evalgpt.adapters.products import SETTING
-    from evalgpt.adapters.products import products as chosen
+    from evalgpt.adapters.products import SETTING, onednn_matmul
 
     os.environ[SETTING] = way
     x, wide = torch.randn(context, WIDTH), torch.randn(context, 4 * WIDTH)
@@ -359,7 +358,7 @@ def products(way: str, tokens: int, context: int) -> dict[str, Any]:
         for part in head.split(1024):
             linear(x, part)
 
-    with chosen(torch.device("cpu")):
+    with onednn_matmul(torch.device("cpu")):
         once()
         began = time.perf_counter()
         for _ in range(tokens // context):

@@ -1,10 +1,36 @@
 """Fixtures for data that is not part of the repository."""
 
 import os
+import platform
 from importlib import resources
 from pathlib import Path
 
 import pytest
+
+EMULATION = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "EVALGPT_PRODUCTS")
+"""The variables that choose the kernels, and with them the last digits."""
+
+
+def pytest_report_header():
+    """Which processor the numbers are of."""
+    import torch
+
+    from evalgpt import UsageError
+    from evalgpt.adapters.products import matmul_backend
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    try:
+        backend = matmul_backend()
+    except UsageError as error:
+        backend = str(error)
+    chosen = " ".join(f"{key}={os.environ[key]}" for key in EMULATION if key in os.environ)
+    capability = torch.backends.cpu.get_cpu_capability()
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"processor: {name}, torch {torch.__version__} {capability}, matmul backend {backend} {chosen}".rstrip()
 
 
 @pytest.fixture

@@ -282,6 +282,14 @@ def test_adapters_import_core_the_marker_and_what_they_share(path):
     assert {name for name in imports(path) if name.startswith("evalgpt")} <= allowed
 
 
+def test_the_courses_gpt_is_plain_torch():
+    assert {name.split(".")[0] for name in imports(ROOT / "adapters" / "gpt.py")} <= {
+        "__future__",
+        "dataclasses",
+        "torch",
+    }
+
+
 @pytest.mark.parametrize("name", sorted(MODEL_FILES))
 def test_plugin_modules_load_no_torch(name):
     assert set(at_top(ROOT / "adapters" / f"{name}.py")) <= STANDARD | {"evalgpt"}

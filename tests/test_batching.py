@@ -10,6 +10,8 @@ from evalgpt import EvaluationError, UsageError
 from evalgpt.batching import AUTO, BatchSize, Scorer, draw
 from evalgpt.cli import cli
 
+pytestmark = pytest.mark.numeric
+
 TINY = "scratch:emb_dim=16,n_heads=1,n_layers=1,context_length=32"
 
 

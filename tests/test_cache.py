@@ -21,6 +21,8 @@ from evalgpt.cache import ScoreCache, default_path, identity
 from evalgpt.cli import cli
 from evalgpt.report import read_report
 
+pytestmark = pytest.mark.numeric
+
 VERSIONS = {"evalgpt": "1", "torch": "2", "platform": "here"}
 MODEL = "scratch:emb_dim=32,n_heads=2,n_layers=1,context_length=32"
 

@@ -19,6 +19,8 @@ from evalgpt.compare import compare, pairs_of
 from evalgpt.divergence import diverge
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.numeric
+
 SMALL = "emb_dim=16,n_heads=2,n_layers=2,context_length=64"
 
 

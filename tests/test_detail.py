@@ -12,6 +12,8 @@ from evalgpt.cli import cli
 from evalgpt.detail import Collected, read_detail
 from evalgpt.report import read_report
 
+pytestmark = pytest.mark.numeric
+
 TEXT = "Größe 😀 שלום\0 is not all.\r\nA second line, so that windows overlap.\n"
 
 

@@ -14,6 +14,8 @@ from evalgpt.batching import BatchSize, Scorer, batches
 from evalgpt.engine import score_documents
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.numeric
+
 
 class Texts(Task):
     name = "texts"

@@ -15,6 +15,8 @@ from evalgpt import Encoding, EvaluationError, Explanation, TokenScores, UsageEr
 from evalgpt.plugins import load_plugins
 from evalgpt.report import json_schema
 
+pytestmark = pytest.mark.numeric
+
 LECTURE = ("every effort moves you", "I really like chocolate")
 
 

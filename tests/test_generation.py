@@ -15,6 +15,8 @@ from evalgpt import EvaluationError, Generation, UsageError, generate
 from evalgpt.generation import Sampling
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.numeric
+
 CONTEXT = 64
 
 

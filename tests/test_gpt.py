@@ -12,6 +12,8 @@ from evalgpt.adapters.base import TorchModel, fingerprint
 from evalgpt.adapters.gpt import GPTConfig, GPTModel
 from evalgpt.adapters.scratch import PRESETS
 
+pytestmark = pytest.mark.numeric
+
 SMALL = GPTConfig(vocab_size=211, context_length=24, emb_dim=32, n_heads=4, n_layers=3, qkv_bias=True)
 
 

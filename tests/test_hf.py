@@ -26,7 +26,7 @@ from hf_models import (  # noqa: E402
     save,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -247,3 +247,14 @@ def test_a_model_without_a_limit_gets_2048(name, tmp_path):
     save(tmp_path, *ARCHITECTURES[name])
     assert build(tmp_path).context_length == 2048
     assert build(tmp_path, context_length=5000).context_length == 5000
+
+
+def test_a_replaced_activation_is_in_the_report(tmp_path):
+    save(tmp_path, *ARCHITECTURES["gpt2"])
+    model = build(tmp_path)
+    replaced = model.config["replaced_activations"]
+    assert (replaced["module"], replaced["modules"]) == ("NewGELUActivation", model.config["n_layer"])
+    assert not any(type(m).__name__ == "NewGELUActivation" for m in model.module.modules())
+    (tmp_path / "llama").mkdir()
+    save(tmp_path / "llama", *ARCHITECTURES["llama"])
+    assert "replaced_activations" not in build(tmp_path / "llama").config

@@ -15,6 +15,8 @@ from evalgpt import EvaluationError, UsageError
 from evalgpt.plugins import load_plugins
 from evalgpt.tasks.minimal_pairs import wilson
 
+pytestmark = pytest.mark.numeric
+
 PAIRS = [
     ("Who did they help?", "Who did who help?"),
     ("The cat sleeps.", "The cat sleep."),

@@ -15,6 +15,8 @@ from evalgpt.plugins import load_plugins
 from evalgpt.report import read_report, write_report
 from evalgpt.verify import verify
 
+pytestmark = pytest.mark.numeric
+
 PROTOCOL = "exact:context=16,stride=16"
 MODEL = "scratch:emb_dim=16,n_heads=1,n_layers=1,context_length=16"
 

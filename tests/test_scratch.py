@@ -14,6 +14,8 @@ from evalgpt.adapters.gpt import GPTConfig, GPTModel
 from evalgpt.adapters.gpt2_bpe import GPT2Tokenizer
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.numeric
+
 FIELDS = "emb_dim=16,n_heads=2,n_layers=2,context_length=32"
 CONFIG = GPTConfig(emb_dim=16, n_heads=2, n_layers=2, context_length=32)
 

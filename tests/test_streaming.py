@@ -20,6 +20,8 @@ from evalgpt.plugins import load_plugins
 from evalgpt.report import read_report
 from evalgpt.tasks import reading, text
 
+pytestmark = pytest.mark.numeric
+
 bpe = pytest.importorskip("evalgpt.adapters.gpt2_bpe")
 
 

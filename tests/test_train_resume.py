@@ -15,7 +15,7 @@ from training_runs import COMMAND, SMALL, evalgpt_, process, same_bits, succeede
 
 from evalgpt.training_log import read_training
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 
 KILLER = """
 import os, signal, sys

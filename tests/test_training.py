@@ -1,6 +1,5 @@
 """Training in Python: gradients, updates, the order of random draws, the plan, what is known by heart."""
 
-import contextlib
 import math
 
 import pytest
@@ -11,7 +10,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from training_runs import SMALL
 
 import evalgpt
-from evalgpt.adapters import training
 from evalgpt.adapters.base import TorchModel
 from evalgpt.adapters.gpt import GPTConfig, GPTModel
 from evalgpt.adapters.training import TorchTrainer
@@ -22,7 +20,7 @@ from evalgpt.training import continuation
 from evalgpt.training_data import learning_rate
 from evalgpt.training_log import Settings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
 
 # gradients and updates
 
@@ -129,7 +127,6 @@ def test_dropout_is_in_training_alone():
 
 def test_dropout_is_where_the_course_has_it(monkeypatch):
     """On the embeddings, the attention's weights, and both branches of each block before they are added."""
-    monkeypatch.setattr(training, "products", lambda device: contextlib.nullcontext())  # a mode calls twice
     seen = []
     for name in ("dropout", "scaled_dot_product_attention"):
         original = getattr(F, name)

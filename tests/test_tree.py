@@ -14,6 +14,8 @@ from evalgpt.batching import ENOUGH, BatchSize, draw
 from evalgpt.core import LARGEST_TREE
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.numeric
+
 
 class Shares(BytesModel):
     shares_prefixes = True

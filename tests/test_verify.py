@@ -13,6 +13,8 @@ from evalgpt.report import read_report, write_report
 from evalgpt.verdicts import Verdict
 from evalgpt.verify import Sample, verify
 
+pytestmark = pytest.mark.numeric
+
 MODEL = "scratch:emb_dim=32,n_heads=2,n_layers=1,context_length=32"
 TEXT = "Every effort moves you. I really like chocolate, and so does the rest of the house. " * 6
 
