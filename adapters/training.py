@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import safetensors
 import safetensors.torch
@@ -23,6 +24,21 @@ DEFAULT_SEED = 123
 """Of shuffling and dropout where none is given and the weights were loaded; the course's."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _sort_metadata(path: str) -> None:
+    """Put the metadata in order, so that equal runs give equal bytes: safetensors writes them in a random one.
+
+    The header (eight bytes of its length, little-endian, then JSON padded with spaces) keeps its length.
+    """
+    with Path(path).open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        data = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(data) <= length:  # else JSON is spelled in another way than here, and the file is right as it is
+            file.seek(8)
+            file.write(data.ljust(length))
 
 
 class TorchTrainer(Trainer):
@@ -115,6 +131,7 @@ class TorchTrainer(Trainer):
         metadata = {**facts, "format": "pt", CONFIG_KEY: json.dumps(dict(self.config))}
         try:
             safetensors.torch.save_file(tensors, path, metadata)
+            _sort_metadata(path)
         except safetensors.SafetensorError as error:
             raise OSError(0, str(error)) from error
 

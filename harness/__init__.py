@@ -7,7 +7,16 @@
 Importing evalgpt is cheap: torch is loaded by the models that need it, when they are built.
 """
 
-from __future__ import annotations
+import sys
+
+# python -m puts the current folder first on the path, so that a random.py in it would be imported in the place of
+# Python's own. As long as Python looks for the module to run, sys.argv begins with -m.
+if (
+    sys.argv[:1] == ["-m"]
+    and not sys.flags.safe_path
+    and sys.orig_argv[len(sys.orig_argv) - len(sys.argv)] in ("evalgpt", "evalgpt.__main__", "-mevalgpt")
+):
+    del sys.path[0]
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -15,7 +15,7 @@ import click
 
 from evalgpt import cli_learn, cli_reports, cli_train
 from evalgpt.plugins import load_plugins
-from evalgpt.shell import Cli, Share, common, goes_with, models, names_of, output, running, state_of, tasks
+from evalgpt.shell import Cli, Share, common, goes_with, models, names_of, output, running, state_of, targets_of, tasks
 from evalgpt.specs import visible
 from evalgpt.streams import finish, keep
 
@@ -81,7 +81,8 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 
     goes_with(ctx, top="detail", seed="precision")
     state = state_of(ctx)
-    code = run_all(state.plugins, RunOptions(**options, debug=state.debug), ctx.find_root().meta["evalgpt.command"])
+    targets = targets_of(ctx)
+    code = run_all(state.plugins, RunOptions(**options, debug=state.debug, targets=targets), targets.command)
     ctx.exit(code)
 
 
@@ -112,7 +113,8 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
     from evalgpt.run_compare import CompareOptions, compare_all
 
     goes_with(ctx, seed="until_decided")
-    code = compare_all(state_of(ctx).plugins, CompareOptions(**options), ctx.find_root().meta["evalgpt.command"])
+    targets = targets_of(ctx)
+    code = compare_all(state_of(ctx).plugins, CompareOptions(**options, targets=targets), targets.command)
     ctx.exit(code)
 
 
@@ -150,7 +152,7 @@ def check(ctx: click.Context, /, model: str | None, listing: bool, **options: An
     elif model is None:
         raise click.UsageError("Missing argument 'SPEC'.", ctx)
     else:
-        ctx.exit(check_all(state_of(ctx).plugins, CheckOptions(model=model, **options)))
+        ctx.exit(check_all(state_of(ctx).plugins, CheckOptions(model=model, **options, targets=targets_of(ctx))))
 
 
 @cli.command()
@@ -161,8 +163,9 @@ def check(ctx: click.Context, /, model: str | None, listing: bool, **options: An
 @click.option("--number-b", metavar="NAME", help="B's number.")
 @output("the steps")
 @common
+@click.pass_context
 def explain_difference(
-    reports: tuple[str, str], number_a: str | None, number_b: str | None, output: str | None
+    ctx: click.Context, /, reports: tuple[str, str], number_a: str | None, number_b: str | None, output: str | None
 ) -> None:
     """Explain why two reports of one text have different perplexities.
 
@@ -176,7 +179,7 @@ def explain_difference(
     """
     from evalgpt.run_difference import explain_all
 
-    explain_all(reports, (number_a, number_b), output)
+    explain_all(reports, (number_a, number_b), output, targets_of(ctx))
 
 
 @cli.command()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from evalgpt.core import EvaluationError, UsageError
-from evalgpt.shell import common, learning, output, state_of
+from evalgpt.shell import common, learning, output, state_of, targets_of
 
 __all__ = ["explain", "generate"]
 
@@ -35,7 +35,7 @@ def explain(ctx: click.Context, /, model: str, texts: Sequence[str], **options: 
     from evalgpt.run_explain import ExplainOptions, explain_texts
 
     options["texts"] = _read(texts)
-    explain_texts(state_of(ctx).plugins, ExplainOptions(models=[model], **options))
+    explain_texts(state_of(ctx).plugins, ExplainOptions(models=[model], **options, targets=targets_of(ctx)))
 
 
 @click.command()
@@ -67,7 +67,8 @@ def generate(ctx: click.Context, /, model: str, prompt: str, **options: Any) -> 
     keys = ("temperature", "top_k", "seed")
     sampling = Sampling(**{key: options.pop(key) for key in keys}, stop_at_eos=not options.pop("ignore_eos"))
     (prompt,) = _read([prompt])
-    generate_text(state_of(ctx).plugins, GenerateOptions(models=[model], prompt=prompt, sampling=sampling, **options))
+    chosen = GenerateOptions(models=[model], prompt=prompt, sampling=sampling, **options, targets=targets_of(ctx))
+    generate_text(state_of(ctx).plugins, chosen)
 
 
 def _read(texts: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from evalgpt.shell import common
+from evalgpt.shell import common, overwriting, targets_of
 
 __all__ = ["export", "html", "show"]
 
@@ -27,8 +27,10 @@ def show(reports: Sequence[str]) -> None:
 @click.argument("documents", nargs=-1, required=True, metavar="FILE...")
 @click.option("-o", "--output", metavar="FILE", help="The page; - for standard output.  [default: FILE.html]")
 @click.option("--title", metavar="TEXT", help="What stands above it.")
+@overwriting
 @common
-def html(documents: Sequence[str], output: str | None, title: str | None) -> None:
+@click.pass_context
+def html(ctx: click.Context, /, documents: Sequence[str], output: str | None, title: str | None) -> None:
     """Make one page of reports: the text as a map of surprisal, charts, ledger. It opens offline.
 
     Evaluations of the same text under the same protocol are compared with the first, token by token or by bytes. What
@@ -41,15 +43,17 @@ def html(documents: Sequence[str], output: str | None, title: str | None) -> Non
     """
     from evalgpt.run_html import write_page
 
-    write_page(documents, output, title)
+    write_page(documents, output, title, targets_of(ctx))
 
 
 @click.command()
 @click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
 @click.option("--to", "name", type=click.Choice(["lm-eval", "inspect", "csv", "markdown"]), required=True)
 @click.option("-o", "--output", metavar="FILE", help="A file, a folder, or - for standard output.  [default: -]")
+@overwriting
 @common
-def export(reports: Sequence[str], name: str, output: str | None) -> None:
+@click.pass_context
+def export(ctx: click.Context, /, reports: Sequence[str], name: str, output: str | None) -> None:
     """Write reports in a format of other tools.
 
     lm-eval: its results file, one for each run and model. inspect: a log of inspect_ai, one for each evaluation. csv: a
@@ -62,4 +66,4 @@ def export(reports: Sequence[str], name: str, output: str | None) -> None:
     """
     from evalgpt.run_export import export_all
 
-    export_all(reports, name, output)
+    export_all(reports, name, output, targets_of(ctx))

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from evalgpt.core import UsageError
-from evalgpt.shell import Share, common, state_of
+from evalgpt.shell import Share, common, overwriting, state_of, targets_of
 
 __all__ = ["train"]
 
@@ -44,6 +44,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float64.  [default: float32]")
 @click.option("-q", "--quiet", is_flag=True, help="Only what the run came to.")
+@overwriting
 @common
 @click.pass_context
 def train(ctx: click.Context, /, output: str | None, resume: str | None, quiet: bool, **options: Any) -> None:
@@ -62,7 +63,7 @@ def train(ctx: click.Context, /, output: str | None, resume: str | None, quiet: 
     from evalgpt.run_train import begin_run, resume_run
 
     given = {name: value for name, value in options.items() if value is not None}
-    plugins, command = state_of(ctx).plugins, ctx.find_root().meta["evalgpt.command"]
+    plugins = state_of(ctx).plugins
     if resume is not None:
         if output is not None or given:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in (*given, *(["output"] if output else [])))
@@ -74,4 +75,4 @@ def train(ctx: click.Context, /, output: str | None, resume: str | None, quiet: 
             raise UsageError(f"train needs {name}, or --resume FOLDER; see evalgpt train --help")
     if "steps" in given and "epochs" in given:
         raise UsageError("--steps is instead of --epochs; give one of them")
-    begin_run(plugins, given, str(output), quiet, command)
+    begin_run(plugins, given, str(output), quiet, targets_of(ctx))

@@ -100,6 +100,7 @@ class Comparisons(msgspec.Struct, frozen=True, kw_only=True):
     """What ``evalgpt compare`` writes: every candidate against the first model, on every text."""
 
     schema: Literal["evalgpt.comparison/1"] = SCHEMA
+    command: list[str] = []
     level: float = 0.95
     comparisons: list[Comparison]
 

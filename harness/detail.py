@@ -9,17 +9,18 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.core import Row, UsageError
-from evalgpt.files import write_bytes
+from evalgpt.files import BOM, write_bytes
 from evalgpt.guard import reason
 from evalgpt.report import DetailFile, Report
 
-__all__ = ["Collected", "RowDetail", "check_format", "read_detail"]
+__all__ = ["Collected", "RowDetail", "check_format", "detail_named", "is_detail", "read_detail"]
 
 
 class Decode(Protocol):
@@ -92,6 +93,38 @@ def check_format(kind: str) -> None:
     """Raise UsageError where ``kind`` needs a package that is not installed."""
     if kind == "parquet":
         _pyarrow()
+
+
+COLUMNS = {"evaluation", "row", "window", "token", "id", "nll", "rank", "entropy", "top_ids", "top_logprobs"}
+"""What a detail file has in either format, and by which it is known."""
+
+
+def is_detail(path: str) -> bool:
+    """Whether the file ``path`` is a detail file: an archive or a table that has its columns."""
+    try:
+        if path.endswith(".parquet"):
+            names = set(_pyarrow()[1].read_schema(path).names)
+        else:
+            with zipfile.ZipFile(path) as file:
+                names = {name.removesuffix(".npy") for name in file.namelist()}
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+    return names >= COLUMNS
+
+
+def detail_named(report: str) -> str | None:
+    """The name of the detail file that the report in the file ``report`` names, if it is one."""
+    try:
+        data = Path(report).read_bytes().removeprefix(BOM)
+        found = msgspec.json.decode(data, type=_Names).detail
+    except (OSError, ValueError, RecursionError):
+        return None
+    return None if found is None else found.file
+
+
+class _Names(msgspec.Struct):
+    schema: Literal["evalgpt.report/1"]
+    detail: DetailFile | None = None
 
 
 def read_detail(report: Report, path: str) -> dict[tuple[int, int], RowDetail]:

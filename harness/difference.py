@@ -79,6 +79,7 @@ class Differences(msgspec.Struct, frozen=True, kw_only=True):
     """What ``evalgpt explain-difference -o`` writes."""
 
     schema: Literal["evalgpt.difference/1"] = SCHEMA
+    command: list[str] = []
     differences: list[Difference]
 
 

@@ -9,7 +9,7 @@ import msgspec
 from evalgpt import explanation, report, training_log
 from evalgpt.core import UsageError
 from evalgpt.explanation import Explanation
-from evalgpt.files import read_bytes
+from evalgpt.files import read_document_bytes
 from evalgpt.report import Report, decode_as, parse_report
 from evalgpt.training_log import LOG, Training
 
@@ -37,7 +37,7 @@ def read_document(path: str) -> Document:
         UsageError: it cannot be read, or is none of the documents that there is a page of.
     """
     name = "standard input" if path == "-" else path
-    data = read_bytes(path, "the report")
+    data = read_document_bytes(path, "the report")
     try:
         schema = decode_as(data, _Version).schema
         if schema == explanation.SCHEMA:

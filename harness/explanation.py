@@ -89,6 +89,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schema: str = SCHEMA
+    command: list[str] = []
     model: ModelInfo
     prefix: Token | None
     texts: list[Explained]

@@ -61,6 +61,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schema: str = SCHEMA
+    command: list[str] = []
     model: ModelInfo
     prompt: str
     fed_ids: list[int]

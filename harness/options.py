@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import click
 
@@ -14,6 +14,7 @@ from evalgpt.plugins import Plugins
 from evalgpt.progress import waiting
 from evalgpt.protocols import Protocol
 from evalgpt.specs import visible
+from evalgpt.targets import Kind, Targets
 
 __all__ = ["ModelOptions"]
 
@@ -32,6 +33,7 @@ class ModelOptions:
     batch_tokens: int | None = None
     output: str | None = None
     cache: bool = True
+    targets: Targets = field(default_factory=Targets)
     quiet: bool = False
 
     def check(self, plugins: Plugins) -> None:
@@ -40,6 +42,15 @@ class ModelOptions:
             plugins.check("model", spec, {"device": self.device, "dtype": self.dtype})
         for spec in self.tasks:
             plugins.check("task", spec)
+
+    def check_target(self, path: str, kind: Kind) -> None:
+        """Raise UsageError where ``path`` cannot be written, or holds what must not be replaced."""
+        self.reads().check(path, kind)
+
+    def reads(self) -> Targets:
+        """What the command may write, given what it reads."""
+        specs = [*self.models, *self.tasks, *([self.protocol] if self.protocol is not None else [])]
+        return self.targets.reading(specs=specs)
 
     @contextmanager
     def open_cache(self) -> Iterator[ScoreCache | None]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from evalgpt.core import Row, UsageError
-from evalgpt.files import read_bytes, write_bytes
+from evalgpt.files import read_document_bytes, write_bytes
 from evalgpt.metrics import Ledger, Metrics
 from evalgpt.validation import DEEPEST, too_deep
 from evalgpt.verdicts import Verdict
@@ -272,7 +272,7 @@ def read_report(path: str) -> Report:
         UsageError: there is no such file, or it is no report, or of a version this evalgpt does not read.
     """
     name = "standard input" if path == "-" else path
-    return parse_report(read_bytes(path, "the report"), name)
+    return parse_report(read_document_bytes(path, "the report"), name)
 
 
 def parse_report(data: bytes, name: str) -> Report:

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import msgspec
@@ -13,8 +14,8 @@ import msgspec
 from evalgpt.api import evaluate, make_report
 from evalgpt.cache import ScoreCache
 from evalgpt.core import EvalgptError, Model, Task, UsageError
-from evalgpt.detail import Collected, check_format
-from evalgpt.files import STDOUT, check_writable, is_stream
+from evalgpt.detail import Collected, check_format, detail_named, is_detail
+from evalgpt.files import STDOUT, is_stream
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
 from evalgpt.progress import Bar
@@ -22,6 +23,7 @@ from evalgpt.protocols import Protocol
 from evalgpt.render import print_evaluations
 from evalgpt.report import Evaluation, Report, to_json, write_report
 from evalgpt.specs import printable, visible
+from evalgpt.targets import Existing, Kind, check_distinct, document_kind
 
 __all__ = ["RunOptions", "run_all"]
 
@@ -55,11 +57,11 @@ class RunOptions(ModelOptions):
 def run_all(plugins: Plugins, options: RunOptions, command: Sequence[str]) -> int:
     """Run, print, write; the exit code. What can be found wrong without a model is found before any is built."""
     if options.output is not None and options.output != "-":
-        check_writable(options.output)
+        options.check_target(options.output, document_kind("report"))
     detail_path = options.detail_path()
     if options.detail is not None and detail_path is not None:
         check_format(options.detail)
-        check_writable(detail_path, b"PAR1" if options.detail == "parquet" else b"PK")
+        _check_detail(options, detail_path)
     options.check(plugins)
     with options.open_cache() as cache:
         run = _Run(plugins, options, make_report([], command), cache)
@@ -69,6 +71,18 @@ def run_all(plugins: Plugins, options: RunOptions, command: Sequence[str]) -> in
         print_evaluations(evaluations, err=options.output in STDOUT)
         _announce(run.report, options.output)
     return run.worst
+
+
+def _check_detail(options: RunOptions, path: str) -> None:
+    """Let the detail file be replaced where the report that is replaced names it, and never another report's."""
+    report = str(options.output)
+    check_distinct(report, path)
+    own = detail_named(report) == Path(path).name
+    kind = Kind("a detail file", lambda found: Existing("a detail file", replaceable=own) if is_detail(found) else None)
+    options.check_target(path, kind)
+    for other in (report.removesuffix(".json"), f"{report.removesuffix('.json')}.json"):
+        if other != report and detail_named(other) == Path(path).name:
+            raise UsageError(f"{path} is the detail file of the report {other}; give another name than {report}")
 
 
 def _announce(report: Report, output: str | None) -> None:

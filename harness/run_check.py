@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evalgpt.core import Model, UsageError
-from evalgpt.files import STDOUT, check_writable, write_bytes
+from evalgpt.files import STDOUT, write_bytes
 from evalgpt.guard import calling, described
 from evalgpt.plugins import Plugins
 from evalgpt.progress import waiting
 from evalgpt.render import console_for, say
 from evalgpt.report import to_json
 from evalgpt.specs import parse
+from evalgpt.targets import Targets, document_kind, own_command
 from evalgpt.testing import CHECKS, Checked, Outcome, Subject, names, run_check
 
 __all__ = ["CheckOptions", "check_all"]
@@ -36,6 +37,7 @@ class CheckOptions:
     dtype: str | None = None
     output: str | None = None
     quiet: bool = False
+    targets: Targets = field(default_factory=Targets)
 
 
 def check_all(plugins: Plugins, options: CheckOptions) -> int:
@@ -46,7 +48,8 @@ def check_all(plugins: Plugins, options: CheckOptions) -> int:
     if left_out:
         raise UsageError(f"--expect {left_out[0]} names a check that --only leaves out")
     if options.output is not None and options.output not in STDOUT:
-        check_writable(options.output)
+        specs = list(filter(None, (options.model, options.other)))
+        options.targets.reading(specs=specs).check(options.output, document_kind("check"))
     given = {"device": options.device, "dtype": options.dtype}
     other = options.other or _other_seed(plugins, options.model)
     for spec in filter(None, (options.model, other)):
@@ -75,6 +78,7 @@ def check_all(plugins: Plugins, options: CheckOptions) -> int:
         with calling(model, "its attributes"):
             fingerprint, allowed = getattr(model, "fingerprint", None), subject.allowed
         checked = Checked(
+            command=own_command(options.targets.command),
             model=options.model,
             fingerprint=fingerprint if isinstance(fingerprint, str) else described(fingerprint),
             seed=options.seed,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from evalgpt.compare import Comparison, Comparisons, Decision, compare, pairs_of
 from evalgpt.core import Model, Task, UsageError
 from evalgpt.divergence import check_models, diverge
 from evalgpt.engine import Result, bind, plan_windows, row_of
-from evalgpt.files import STDOUT, check_writable, write_bytes
+from evalgpt.files import STDOUT, write_bytes
 from evalgpt.guard import calling
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
@@ -28,6 +27,7 @@ from evalgpt.protocols import Protocol
 from evalgpt.render_compare import print_comparisons
 from evalgpt.report import Evaluation, read_report, to_json, write_report
 from evalgpt.sampling import until_decided
+from evalgpt.targets import check_distinct, document_kind, own_command
 from evalgpt.validation import documents_of
 
 __all__ = ["CompareOptions", "compare_all"]
@@ -61,7 +61,7 @@ def compare_all(plugins: Plugins, options: CompareOptions, command: Sequence[str
             print_comparisons(comparisons, err=options.output in STDOUT)
             raise
     print_comparisons(comparisons, err=options.output in STDOUT)
-    data = to_json(Comparisons(comparisons=comparisons))
+    data = to_json(Comparisons(command=own_command(command), comparisons=comparisons))
     if options.output in STDOUT:
         sys.stdout.buffer.write(data)
     elif options.output is not None:
@@ -90,12 +90,11 @@ def _check(options: CompareOptions) -> None:
         raise UsageError(f"--fail-if-worse takes bits per byte from 0 up, not {limit}")
     if options.save_report in STDOUT:
         raise UsageError("--save-report needs a file; -o - writes the comparison to standard output")
-    written = [path for path in (options.output, options.save_report) if path is not None and path not in STDOUT]
-    for number, path in enumerate(written):
-        check_writable(path)
-        others = [*options.reports, *written[:number]]
-        if os.path.realpath(path) in map(os.path.realpath, others):
-            raise UsageError(f"{path} would be written over a report that is read or written as well")
+    named = ((options.output, document_kind("comparison")), (options.save_report, document_kind("report")))
+    written = [(path, kind) for path, kind in named if path is not None and path not in STDOUT]
+    check_distinct(*(path for path, _ in written))
+    for path, kind in written:
+        options.reads().reading(files=options.reports).check(path, kind)
 
 
 def _against_first(evaluations: Sequence[Evaluation], strict: bool) -> list[Comparison]:

@@ -8,23 +8,26 @@ from collections.abc import Sequence
 
 from evalgpt.core import UsageError
 from evalgpt.difference import Difference, Differences, Number, explain
-from evalgpt.files import STDOUT, check_writable, write_bytes
+from evalgpt.files import STDOUT, write_bytes
 from evalgpt.render import console_for, print_rows, say
 from evalgpt.report import Evaluation, read_report, to_json
+from evalgpt.targets import Targets, document_kind, own_command
 
 __all__ = ["explain_all"]
 
 HEADERS = ("cause", "", "tokens", "nats", "times")
 
 
-def explain_all(reports: Sequence[str], names: tuple[str | None, str | None], output: str | None) -> None:
+def explain_all(
+    reports: Sequence[str], names: tuple[str | None, str | None], output: str | None, targets: Targets
+) -> None:
     """Explain the first report's number against the second's, text by text.
 
     Raises:
         UsageError: the reports share no text, or what :func:`~evalgpt.difference.explain` refuses.
     """
     if output is not None and output not in STDOUT:
-        check_writable(output)
+        targets.reading(files=reports).check(output, document_kind("difference"))
     first, second = (read_report(path).evaluations for path in reports)
     pairs = [(a, b) for a in first for b in second if a.task.sha256 == b.task.sha256 and _alike(a, b, first, second)]
     if not pairs:
@@ -34,7 +37,7 @@ def explain_all(reports: Sequence[str], names: tuple[str | None, str | None], ou
     found = [explain(a, b, names) for a, b in pairs]
     for difference in found:
         _print(difference, err=output in STDOUT)
-    data = to_json(Differences(differences=found))
+    data = to_json(Differences(command=own_command(targets.command), differences=found))
     if output in STDOUT:
         sys.stdout.buffer.write(data)
     elif output is not None:

@@ -6,13 +6,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from evalgpt.core import UsageError
 from evalgpt.explanation import explain
-from evalgpt.files import STDOUT, check_writable, write_bytes
+from evalgpt.files import STDOUT, write_bytes
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
 from evalgpt.render_explain import print_explanation
 from evalgpt.report import to_json
+from evalgpt.targets import document_kind, own_command
 
 __all__ = ["ExplainOptions", "explain_texts"]
 
@@ -30,12 +33,13 @@ def explain_texts(plugins: Plugins, options: ExplainOptions) -> None:
     """Explain, print, write; the steps go to standard error where standard output is the document's."""
     to_stdout = options.output in STDOUT
     if options.output is not None and not to_stdout:
-        check_writable(options.output)
+        options.check_target(options.output, document_kind("explanation"))
     if not options.texts:
         raise UsageError("give a text to explain, or - to read one from standard input")
     options.check(plugins)
     model = options.build_model(plugins, options.models[0])
     found = explain(model, options.texts, top=options.top, prefix=options.prefix)
+    found = msgspec.structs.replace(found, command=own_command(options.targets.command))
     print_explanation(found, err=to_stdout)
     if to_stdout:
         sys.stdout.buffer.write(to_json(found))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
+import msgspec
 
 from evalgpt.core import EvaluationError, UsageError
 from evalgpt.export_base import Exported, Source
@@ -16,30 +18,58 @@ from evalgpt.export_csv import to_csv
 from evalgpt.export_inspect import to_inspect
 from evalgpt.export_lm_eval import to_lm_eval
 from evalgpt.export_markdown import BEGINS, to_markdown
-from evalgpt.files import STDOUT, check_writable, write_bytes
+from evalgpt.files import STDOUT, write_bytes
 from evalgpt.report import read_report
 from evalgpt.specs import visible
+from evalgpt.targets import Existing, Kind, Targets, marked_kind
 
 __all__ = ["export_all"]
 
 
 class Format(NamedTuple):
-    """How to make the files, how each begins, and what one holds."""
+    """How to make the files, how to know an earlier one, and what one holds."""
 
     make: Callable[[Sequence[Source]], list[Exported]]
-    begins: bytes
+    kind: Kind
     holds: str
 
 
+def _field_kind(what: str, begins: bytes, path: str, value: str) -> Kind:
+    """A kind of JSON of another tool, which evalgpt wrote if the field at ``path`` begins with ``value``."""
+    text = marked_kind(what, begins)
+
+    def find(name: str) -> Existing | None:
+        found = text.find(name)
+        if found is None:
+            return None
+        try:
+            part: Any = msgspec.json.decode(Path(name).read_bytes())
+            for key in path.split("."):
+                part = part[key]
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            return None
+        return found if isinstance(part, str) and part.startswith(value) else None
+
+    return Kind(what, find)
+
+
 FORMATS = {
-    "lm-eval": Format(to_lm_eval, b'{\n  "results": {', "one run of one model"),
-    "inspect": Format(to_inspect, b'{\n  "version": 2,', "one evaluation"),
-    "csv": Format(to_csv, b"report,run.id,", "all"),
-    "markdown": Format(to_markdown, BEGINS, "all"),
+    "lm-eval": Format(
+        to_lm_eval,
+        _field_kind("an export to lm-eval", b'{\n  "results": {', "model_source", "evalgpt"),
+        "one run of one model",
+    ),
+    "inspect": Format(
+        to_inspect,
+        _field_kind("an export to inspect", b'{\n  "version": 2,', "eval.metadata.report", "evalgpt."),
+        "one evaluation",
+    ),
+    "csv": Format(to_csv, marked_kind("a table of evaluations (CSV)", b"report,run.id,run.created,"), "all"),
+    "markdown": Format(to_markdown, marked_kind("a model card", BEGINS), "all"),
 }
 
 
-def export_all(paths: Sequence[str], name: str, output: str | None) -> None:
+def export_all(paths: Sequence[str], name: str, output: str | None, targets: Targets) -> None:
     """Convert the reports to the format ``name``, and write one file, or several into a folder.
 
     Nothing is written unless everything can be converted.
@@ -49,13 +79,14 @@ def export_all(paths: Sequence[str], name: str, output: str | None) -> None:
             folder, or it cannot be written. EvaluationError: writing failed half-way.
     """
     form = FORMATS[name]
+    targets = targets.reading(files=paths)
     sources = [Source(path, read_report(path)) for path in paths]
     if not any(source.report.evaluations for source in sources):
         raise UsageError(f"there is nothing to export: {', '.join(paths)} without an evaluation")
     files = form.make(sources)
     target = "-" if output is None else output
     if target not in ("", *STDOUT) and (target.endswith(os.sep) or Path(target).is_dir()):
-        _write_into(target, files, form, paths)
+        _write_into(target, files, form, targets)
     elif len(files) > 1:
         raise UsageError(
             f"a file of {name} holds {form.holds}, and there are {len(files)} of these; give a folder, as in "
@@ -64,7 +95,15 @@ def export_all(paths: Sequence[str], name: str, output: str | None) -> None:
     elif target in STDOUT:
         _print(files[0].data)
     else:
-        _write([(target, files[0].data)], form, paths)
+        _write([(target, files[0].data)], form, targets)
+
+
+def _holds(path: str, data: bytes) -> bool:
+    file = Path(path)
+    try:
+        return file.is_file() and file.stat().st_size == len(data) and file.read_bytes() == data
+    except (OSError, ValueError):
+        return False
 
 
 def _print(data: bytes) -> None:
@@ -77,24 +116,24 @@ def _print(data: bytes) -> None:
         raise EvaluationError(f"cannot write standard output: {error.strerror}") from None
 
 
-def _write_into(folder: str, files: Sequence[Exported], form: Format, paths: Sequence[str]) -> None:
-    targets = [(str(Path(folder) / file.name), file.data) for file in files]
-    if len({target for target, _ in targets}) < len(targets):
+def _write_into(folder: str, files: Sequence[Exported], form: Format, targets: Targets) -> None:
+    named = [(str(Path(folder) / file.name), file.data) for file in files]
+    if len({target for target, _ in named}) < len(named):
         raise UsageError("two of the reports are of one run, or of one model and second; export each to its own folder")
-    for target, _ in targets:
+    for target, _ in named:
         try:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from None
-    _write(targets, form, paths)
-    for target, _ in targets:
+    _write(named, form, targets)
+    for target, _ in named:
         click.echo(f"Exported: {visible(target)}", err=True)
 
 
-def _write(targets: Sequence[tuple[str, bytes]], form: Format, paths: Sequence[str]) -> None:
-    for target, _ in targets:
-        check_writable(target, form.begins, "an export")
-        if os.path.realpath(target) in map(os.path.realpath, paths):
-            raise UsageError(f"{target} would be written over a report that is read")
-    for target, data in targets:
+def _write(named: Sequence[tuple[str, bytes]], form: Format, targets: Targets) -> None:
+    """Write all or nothing; what holds these very bytes already is not in the way."""
+    for target, data in named:
+        allowed = replace(targets, overwrite=True) if _holds(target, data) else targets
+        allowed.check(target, form.kind)
+    for target, data in named:
         write_bytes(data, target)

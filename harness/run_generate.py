@@ -7,13 +7,15 @@ import time
 from dataclasses import dataclass, field
 
 import click
+import msgspec
 
-from evalgpt.files import STDOUT, check_writable, write_bytes
+from evalgpt.files import STDOUT, write_bytes
 from evalgpt.generation import TOKENS, Generation, Sampling, generate
 from evalgpt.options import ModelOptions
 from evalgpt.plugins import Plugins
 from evalgpt.report import to_json
 from evalgpt.specs import visible
+from evalgpt.targets import document_kind, own_command
 
 __all__ = ["GenerateOptions", "generate_text"]
 
@@ -32,7 +34,7 @@ def generate_text(plugins: Plugins, options: GenerateOptions) -> None:
     """Generate, show, write; the text goes to standard error where standard output is the document's."""
     to_stdout = options.output in STDOUT
     if options.output is not None and not to_stdout:
-        check_writable(options.output)
+        options.check_target(options.output, document_kind("generation"))
     options.sampling.check()
     options.check(plugins)
     model = options.build_model(plugins, options.models[0])
@@ -52,6 +54,7 @@ def generate_text(plugins: Plugins, options: GenerateOptions) -> None:
         if show.begun:
             show("\n")  # what went wrong is told on a line of its own
         raise
+    found = msgspec.structs.replace(found, command=own_command(options.targets.command))
     if not options.quiet:
         click.echo(_summary(found, time.perf_counter() - began), err=True)
     if to_stdout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,15 +12,16 @@ from evalgpt.core import UsageError
 from evalgpt.detail import RowDetail, read_detail
 from evalgpt.documents import file_of, read_document
 from evalgpt.explanation import Explanation
-from evalgpt.files import STDOUT, check_writable, is_stream, write_bytes
+from evalgpt.files import STDOUT, is_stream, write_bytes
 from evalgpt.report import Report
 from evalgpt.specs import printable, visible
+from evalgpt.targets import Targets, marked_kind
 from evalgpt.training_log import Training
 
 __all__ = ["write_page"]
 
 
-def write_page(paths: Sequence[str], output: str | None, title: str | None) -> None:
+def write_page(paths: Sequence[str], output: str | None, title: str | None, targets: Targets) -> None:
     """Read the documents, build their page and write it to ``output``, else beside the first of them.
 
     Raises:
@@ -37,9 +37,7 @@ def write_page(paths: Sequence[str], output: str | None, title: str | None) -> N
     paths = [file_of(path) for path in paths]
     target = output if output is not None else _beside(paths[0])
     if target not in STDOUT:
-        check_writable(target, BEGINS, "a page")
-        if os.path.realpath(target) in map(os.path.realpath, paths):
-            raise UsageError(f"the page {target} would be written over a file that is read")
+        targets.reading(files=paths).check(target, marked_kind("a page", BEGINS, replaceable=True))
     documents = [read_document(path) for path in paths]
     reports = [(found, path) for found, path in zip(documents, paths, strict=True) if isinstance(found, Report)]
     data = build_page(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -18,12 +18,13 @@ from evalgpt.core import Model, Task, UsageError
 from evalgpt.curve import curve
 from evalgpt.engine import bind
 from evalgpt.environment import software
-from evalgpt.files import TEMPORARY
+from evalgpt.files import TEMPORARY, remove_leftovers
 from evalgpt.plugins import Plugins
 from evalgpt.progress import waiting
 from evalgpt.protocols import Protocol
 from evalgpt.render import console_for, say
 from evalgpt.specs import printable, visible
+from evalgpt.targets import Targets, document_kind
 from evalgpt.training import begin, resume, train
 from evalgpt.training_log import BEST, LAST, LOG, Settings, Training, read_training
 
@@ -36,15 +37,10 @@ SHOWN = 3
 """How many memorised spans are printed."""
 
 
-def begin_run(plugins: Plugins, given: Mapping[str, Any], output: str, quiet: bool, command: Sequence[str]) -> None:
-    """Begin a run in the folder ``output``, which holds none."""
+def begin_run(plugins: Plugins, given: Mapping[str, Any], output: str, quiet: bool, targets: Targets) -> None:
+    """Begin a run in the folder ``output``, which holds nothing, or with ``--overwrite`` a run to replace."""
     folder = Path(output)
-    for name in (LOG, LAST, BEST):
-        if (folder / name).exists():
-            raise UsageError(
-                f"{folder} holds a training run already ({name}); go on with it by --resume {folder}, or give another "
-                f"folder"
-            )
+    _check_folder(folder, targets.reading(specs=[str(given["model"]), str(given["task"])]))
     texts: dict[str, Any] = {key: printable(value) for key, value in given.items() if isinstance(value, str)}
     settings = Settings(**{**given, **texts})
     if not settings.sample:
@@ -57,10 +53,32 @@ def begin_run(plugins: Plugins, given: Mapping[str, Any], output: str, quiet: bo
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from None
     try:
         model, task, protocol = _build(plugins, settings, quiet)
-        _go(model, task, protocol, begin(model, task, protocol, settings, command), folder, quiet)
+        log = begin(model, task, protocol, settings, targets.command)
+        for name in (LAST, BEST, LOG):  # of the run that this one replaces; the log last, by which it is known
+            (folder / name).unlink(missing_ok=True)
+        _go(model, task, protocol, log, folder, quiet)
     finally:
         if not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _check_folder(folder: Path, targets: Targets) -> None:
+    """Raise UsageError where ``folder`` holds anything that the run must not replace."""
+    if not folder.is_dir():
+        return
+    remove_leftovers(folder)
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY))
+    for name in (LOG, LAST, BEST):
+        targets.check_not_read(str(folder / name))
+    if not names:
+        return
+    if document_kind("training").find(str(folder / LOG)) is None:
+        raise UsageError(f"{folder} holds {names[0]}, and no training run; give a folder that is new or empty")
+    if not targets.overwrite:
+        raise UsageError(
+            f"{folder} holds a training run already ({LOG}); go on with it by --resume {folder}, replace it by "
+            f"--overwrite, or give another folder"
+        )
 
 
 def resume_run(plugins: Plugins, run: str, quiet: bool) -> None:
@@ -71,8 +89,7 @@ def resume_run(plugins: Plugins, run: str, quiet: bool) -> None:
     log = resume(folder, model, task)
     _warn_of_other_bits(log, model)
     finished = len(log.updates.loss) >= log.total_updates
-    for left in folder.glob(f"{TEMPORARY}*"):  # of a kill while a file was written
-        left.unlink(missing_ok=True)
+    remove_leftovers(folder)
     _go(model, task, protocol, log, folder, quiet)
     if finished:
         click.echo("This run was finished; to train longer, begin another with more --epochs or --steps.", err=True)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -19,6 +19,9 @@ from evalgpt.plugins import Plugins, load_plugins
 from evalgpt.specs import visible
 from evalgpt.streams import foreign, guarded, release
 
+if TYPE_CHECKING:
+    from evalgpt.targets import Targets
+
 __all__ = [
     "Cli",
     "Share",
@@ -28,8 +31,10 @@ __all__ = [
     "models",
     "names_of",
     "output",
+    "overwriting",
     "running",
     "state_of",
+    "targets_of",
     "tasks",
 ]
 
@@ -212,6 +217,33 @@ class BatchTokens(click.ParamType[int]):
         return int(value)
 
 
+def overwriting(function: F) -> F:
+    """``--overwrite``, for every command that writes a file; :func:`targets_of` has what it says."""
+
+    def given(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        ctx.meta["evalgpt.overwrite"] = value
+
+    return click.option(
+        "--overwrite",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=given,
+        help="Replace what another command of evalgpt wrote there.",
+    )(function)
+
+
+def targets_of(ctx: click.Context) -> Targets:
+    """What the command may write: never a plugin that it loads."""
+    from evalgpt.targets import Targets
+
+    return Targets(
+        command=ctx.find_root().meta["evalgpt.command"],
+        overwrite=ctx.meta["evalgpt.overwrite"],
+        files=state_of(ctx).extra,
+    )
+
+
 def output(what: str) -> Callable[[F], F]:
     """``-o FILE``, and ``--json`` as a short way to write ``-o -``."""
 
@@ -226,6 +258,7 @@ def output(what: str) -> Callable[[F], F]:
         return value
 
     def add(function: F) -> F:
+        function = overwriting(function)
         function = click.option(
             "--json", is_flag=True, expose_value=False, is_eager=True, callback=asked, help="The same as -o -."
         )(function)

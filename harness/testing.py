@@ -79,6 +79,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     """What ``evalgpt check -o`` writes."""
 
     schema: Literal["evalgpt.check/1"] = "evalgpt.check/1"
+    command: list[str] = []
     model: str
     fingerprint: str
     seed: int

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import msgspec
 
 from evalgpt.core import UsageError
-from evalgpt.files import write_bytes
+from evalgpt.files import BOM, write_bytes
 from evalgpt.report import ModelInfo, ProtocolInfo, Run, TaskInfo, decode_as, to_json
 
 __all__ = [
@@ -189,7 +189,7 @@ def read_training(folder: Path) -> Training:
     """
     path = folder / LOG
     try:
-        return decode_as(path.read_bytes(), Training)
+        return decode_as(path.read_bytes().removeprefix(BOM), Training)
     except OSError as error:
         raise UsageError(f"{folder} holds no training run: cannot read {path} ({error.strerror})") from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:

@@ -355,7 +355,7 @@ def test_standard_input_is_read(reports):
         (["{two}", "--to", "csv", "-o", "{tmp}/none/x.csv"], "there is no folder"),
         (["{two}", "--to", "csv", "-o", "{tmp}/card.md"], "holds something else"),
         (["{two}", "--to", "csv", "-o", ""], "cannot write"),
-        (["{lm-eval}", "--to", "inspect", "-o", "{lm-eval}"], "holds something else"),
+        (["{lm-eval}", "--to", "inspect", "-o", "{lm-eval}"], "would be written over"),
         (["{two}", "--to", "csv", "-o", "{tmp}/card.md/x/"], "cannot write"),
         (["{tmp}/card.md", "--to", "csv"], "is not an evalgpt report"),
         (["{tmp}/none.json", "--to", "csv"], "none.json"),

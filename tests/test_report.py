@@ -22,6 +22,7 @@ from evalgpt import Document, EvaluationError, Row, Task, UsageError, evaluate, 
 from evalgpt.cli import cli
 from evalgpt.files import check_writable
 from evalgpt.report import SCHEMA, row_info, to_json
+from evalgpt.targets import Targets, document_kind
 
 TEXT = "Größe ist nicht alles.\r\nA second line, so that there is more than one window to score.\n"
 CASES = {
@@ -283,7 +284,7 @@ def test_a_file_that_is_no_report_is_not_overwritten(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("Once upon a time")
     with pytest.raises(UsageError, match="it holds something else than a report"):
-        check_writable(str(path))
+        Targets().check(str(path), document_kind("report"))
 
 
 def test_a_folder_is_not_writable(tmp_path):
