@@ -94,6 +94,7 @@ class HFModel(TorchModel):
         self._tokenizer.check(self.vocab_size, embeddings)
         self.prefix_id, self.adds_bos = self._tokenizer.prefix_id, self._tokenizer.adds_bos
         self.eos_ids = self._tokenizer.eos_ids(getattr(self.module, "generation_config", None))
+        self.unused_ids = self._tokenizer.unused_ids(self.vocab_size)
         self.tokenizer = self._tokenizer.identity
         self.device = str(self.torch_device)
         self.dtype = str(self.module.dtype).removeprefix("torch.")

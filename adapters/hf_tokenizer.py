@@ -50,6 +50,13 @@ class HFTokenizer:
         ids = [*(own if isinstance(own, list) else [own]), self._tokenizer.eos_token_id]
         return tuple(sorted({i for i in ids if isinstance(i, int)}))
 
+    def unused_ids(self, vocabulary: int) -> Sequence[int]:
+        """Ids of the model's ``vocabulary`` that are no token, as where an embedding is padded to a round size."""
+        known = set(self._tokenizer.get_vocab().values())
+        unused = [i for i in range(vocabulary) if i not in known]
+        tail = range(vocabulary - len(unused), vocabulary)
+        return tail if unused == list(tail) else unused
+
     def check(self, vocabulary: int, embeddings: int) -> None:
         """Refuse a tokenizer that belongs to another model.
 
