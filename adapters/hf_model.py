@@ -76,9 +76,9 @@ class HFModel(TorchModel):
             self.vocab_size = self._check_causal(embeddings)
             self._head = _head(self.module, config, self.vocab_size)
         warnings += self._tokenizer.check(min(self.vocab_size, embeddings))
-        self.unused_ids = self._tokenizer.unused(self.vocab_size)
         self.prefix_id, self.adds_bos = self._tokenizer.prefix_id, self._tokenizer.adds_bos
         self.eos_ids = self._tokenizer.eos_ids(getattr(self.module, "generation_config", None))
+        self.unused_ids = self._tokenizer.unused_ids(self.vocab_size)
         self.tokenizer = self._tokenizer.identity
         self.device = str(self.torch_device)
         self.dtype = str(self.module.dtype).removeprefix("torch.")

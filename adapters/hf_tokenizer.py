@@ -50,6 +50,13 @@ class HFTokenizer:
         ids = [*(own if isinstance(own, list) else [own]), self._tokenizer.eos_token_id]
         return tuple(sorted({i for i in ids if isinstance(i, int)}))
 
+    def unused_ids(self, vocabulary: int) -> Sequence[int]:
+        """Ids of the model's ``vocabulary`` that are no token, as where an embedding is padded to a round size."""
+        known = set(self._tokenizer.get_vocab().values())
+        unused = [i for i in range(vocabulary) if i not in known]
+        tail = range(vocabulary - len(unused), vocabulary)
+        return tail if unused == list(tail) else unused
+
     def check(self, embeddings: int) -> list[str]:
         """What a reader must know of ids without an embedding in the model; texts that use one are refused later.
 
@@ -69,10 +76,6 @@ class HFTokenizer:
             f"{len(beyond)} of {len(ids)} tokens of its tokenizer have no embedding (ids up to {beyond[-1]}, "
             f"embeddings for 0 to {embeddings - 1}): is it another model's?"
         ]
-
-    def unused(self, vocabulary: int) -> tuple[int, ...]:
-        """The ids below ``vocabulary`` that are no token, as of rows that pad an embedding."""
-        return tuple(sorted(set(range(vocabulary)) - set(self._tokenizer.get_vocab().values())))
 
     def encode(self, text: str) -> Encoding:
         fast = bool(self._tokenizer.is_fast)

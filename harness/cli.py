@@ -69,7 +69,8 @@ for command in (
 def run(ctx: click.Context, /, **options: Any) -> None:
     """Measure one or more models on one or more tasks.
 
-    A SPEC is name[:argument][,key=value...], as in scratch:seed=7 or text:book.txt.
+    A SPEC is name[:argument][,key=value...], as in scratch:seed=7 or text:book.txt. A comma that belongs to a path or a
+    value and stands before key= is written \\, as in 'text:a\\,b=c.txt'.
 
     \b
     Try:  evalgpt run -m scratch -t pairs
@@ -267,7 +268,7 @@ def _listing(kind: str, doc: str) -> None:
         plugins = state_of(ctx).plugins
         for name in names or sorted(plugins.entries[kind]):
             entry = plugins.find(kind, name)
-            _, _, body = inspect.cleandoc(entry.factory.__doc__ or "").partition("\n\n")
+            _, _, body = entry.doc.partition("\n\n")
             click.secho(name, bold=True, nl=False)
             click.echo(f"  {entry.summary}")
             for line in body.splitlines() if kind == "protocol" or names else []:

@@ -17,7 +17,7 @@ __all__ = ["explain", "generate"]
 @click.command()
 @click.argument("texts", nargs=-1, metavar="TEXT...")
 @learning
-@click.option("--top", type=click.IntRange(min=0), default=3, show_default=True, help="Likeliest tokens to list.")
+@click.option("--top", type=click.IntRange(0, 1000), default=3, show_default=True, help="Likeliest tokens to list.")
 @click.option("--prefix", is_flag=True, help="Put the model's BOS (or EOS) before each text, to predict all of it.")
 @output("the steps")
 @common

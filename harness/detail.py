@@ -29,7 +29,7 @@ class Decode(Protocol):
     def __call__(self, ids: Sequence[int], *, shown: bool = False) -> str: ...
 
 
-COLUMNS, LARGEST = 4096, 1024
+SCORE_BYTES, TOP_BYTES = 4096, 1024
 """Bytes that a score, and each of its likeliest tokens, may take in a detail file: far more than any does."""
 
 SMALL = 1 << 20
@@ -145,7 +145,7 @@ def read_detail(report: Report, path: str) -> dict[tuple[int, int], RowDetail]:
     if hashlib.sha256(data).hexdigest() != report.detail.sha256:
         raise UsageError(f"{target} is not the detail file of this report: its SHA-256 differs")
     scores = _scores(report)
-    most = SMALL + sum(scores.values()) * (COLUMNS + LARGEST * report.detail.top)
+    most = SMALL + sum(scores.values()) * (SCORE_BYTES + TOP_BYTES * report.detail.top)
     try:
         columns = _from_parquet(data, most) if target.suffix == ".parquet" else _from_npz(data, most)
         return _rows(_columns_checked(columns), scores)

@@ -8,6 +8,7 @@ repeat.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
@@ -114,7 +115,7 @@ def generate(
 
     ids: list[int] = []
     chances: list[float] = []
-    for token, chance in itertools.islice(_drawn(model, fed, sampling), tokens):
+    for token, chance in itertools.islice(_drawn(model, fed, sampling), min(tokens, sys.maxsize)):
         ids.append(token)
         chances.append(chance)
         write(speller(token))

@@ -56,10 +56,15 @@ class Entry:
     factory: hooks.Factory
 
     @property
+    def doc(self) -> str:
+        """The factory's docstring."""
+        text = self.factory.__doc__
+        return inspect.cleandoc(text) if isinstance(text, str) else ""
+
+    @property
     def summary(self) -> str:
         """The first line of the factory's docstring."""
-        text = self.factory.__doc__
-        return text.strip().partition("\n")[0] if isinstance(text, str) else ""
+        return self.doc.strip().partition("\n")[0]
 
     @property
     def options(self) -> dict[str, object]:

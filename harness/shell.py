@@ -38,6 +38,9 @@ __all__ = [
     "tasks",
 ]
 
+LONGEST = 4096
+"""Characters of a word, as long as a path may be, beyond which an error does not repeat it."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -47,7 +50,8 @@ class Failure(click.ClickException):
     """An error as the terminal shows it: one line, and the exit code that scripts read."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(" ".join(message.split()))
+        words = (word if len(word) <= LONGEST else f"{word[:60]}..." for word in message.split())
+        super().__init__(" ".join(words))
         vars(self)["exit_code"] = exit_code  # click reads it from the instance, and declares it for the class
 
     def show(self, file: Any = None) -> None:
@@ -144,6 +148,8 @@ def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
             raise Failure(str(error), error.exit_code) from None
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise Failure("cannot write: no space left on the device", 1) from None
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            raise Failure(f"cannot use {error.filename}: {error.strerror}", 1) from None
         # A bug, or a machine at its limits: still one line.
         raise Failure(f"{reason(error)} (unexpected; --debug shows where)", 1) from None
 

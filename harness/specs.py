@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from evalgpt.core import UsageError
 from evalgpt.hooks import Factory
@@ -186,6 +186,10 @@ def _short(value: str) -> str:
 def _convert(value: str, kind: Any, who: str) -> object:
     import msgspec
 
+    if printable(value) != value:  # bytes that are no UTF-8: a path at most
+        if kind is str or str in get_args(kind):
+            return value
+        raise UsageError(f"{who} must be {getattr(kind, '__name__', kind)}, not {_short(value)}")
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError:

@@ -15,7 +15,7 @@ import numpy as np
 from evalgpt.answers import ask, decode, encode
 from evalgpt.api import evaluate, make_report, model_info, task_info
 from evalgpt.batching import BatchSize, Scorer
-from evalgpt.core import Detail, EvaluationError, Model, Optimisation, Task, Trainer, Window
+from evalgpt.core import Detail, EvaluationError, Model, Optimisation, Task, Trained, Trainer, Window
 from evalgpt.files import replacing
 from evalgpt.guard import calling, described
 from evalgpt.memorised import memorised
@@ -160,12 +160,13 @@ class _Run:
             EvaluationError: it is not this run's.
         """
         path = self.folder / LAST
-        facts = self.trainer.restore(str(path))
+        with calling(self.model, "its trainer's restore()"):
+            facts = self.trainer.restore(str(path))
         try:
             self.state = msgspec.json.decode(facts.get(STATE_KEY, ""), type=State)
             if self.state.updates > len(self.log.updates.loss):
                 raise ValueError(f"it has {self.state.updates} updates, the log {len(self.log.updates.loss)}")
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise EvaluationError(f"{path} does not belong to {self.folder / LOG}: {error}") from None
         self.saved = self.state.updates
         self.log.cut(self.state.updates)
@@ -196,14 +197,15 @@ class _Run:
     def _update(self, data: Data) -> None:
         state, settings, updates = self.state, self.settings, self.log.updates
         if self._epoch_is_over(data):
-            state.order, state.position = self.trainer.order(len(data.train)), 0
+            state.order, state.position = self._order(len(data.train)), 0
             state.epoch += 1
         rate = learning_rate(settings, state.updates, self.log.total_updates)
         taken = state.order[state.position :][: settings.batch * settings.accumulate]
         ids = [data.train[i].ids for i in taken]
         full = len(ids) // settings.batch * settings.batch  # drop_last
         batches = [ids[k : k + settings.batch] for k in range(0, full, settings.batch)]
-        done = self.trainer.step(batches, rate)
+        with calling(self.model, "its trainer's step()", f"update {state.updates + 1}"):
+            done = Trained(*self.trainer.step(batches, rate))
         if not (math.isfinite(done.loss) and math.isfinite(done.gradient_norm)):
             what = "loss" if not math.isfinite(done.loss) else "gradient"
             raise EvaluationError(
@@ -282,8 +284,8 @@ class _Run:
         """The course's evaluate_model: means of batch means over the first ``eval_iter`` batches of a shuffled pass
         over the training windows, and of a plain one over the others."""
         size, count = self.settings.batch, self.settings.eval_iter
-        shuffled = self.trainer.order(len(data.train))[: len(data.train) // size * size]
-        plain = self.trainer.order(len(data.validation), shuffle=False)
+        shuffled = self._order(len(data.train))[: len(data.train) // size * size]
+        plain = self._order(len(data.validation), shuffle=False)
         if count is None:
             return None, None
         scorer = Scorer(self.model, BatchSize.of(self.model, None))
@@ -308,6 +310,15 @@ class _Run:
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
             raise EvaluationError(f"cannot write {path}: {why}; {self._kept()}") from None
+
+    def _order(self, count: int, *, shuffle: bool = True) -> list[int]:
+        with calling(self.model, "its trainer's order()"):
+            order = [int(i) for i in self.trainer.order(count, shuffle=shuffle)]
+        if sorted(order) != list(range(count)):
+            raise EvaluationError(
+                f"model {self.model.name}: its trainer's order() is not 0 to {count - 1} in some order"
+            )
+        return order
 
     def _write_log(self) -> None:
         try:

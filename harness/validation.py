@@ -24,8 +24,8 @@ _ABSENT = object()
 def check_model(model: Model) -> None:
     """Raise EvaluationError where an attribute is missing, of another type, or out of range.
 
-    Sizes are whole numbers from 1 up; ``prefix_id``, ``eos_ids`` and ``unused_ids`` are ids of the vocabulary; what
-    goes into the report can be written as JSON.
+    Sizes are whole numbers from 1 up; ``prefix_id`` and ``unused_ids`` are ids of the vocabulary; what goes into the
+    report can be written as JSON.
     """
     for key in ("name", "fingerprint", "device", "dtype"):
         _text(model, key, empty=False)
@@ -34,8 +34,8 @@ def check_model(model: Model) -> None:
     size = _whole(model, "vocab_size", 1)
     if _get(model, "prefix_id") is not None:
         _whole(model, "prefix_id", 0, size)
-    for key in ("eos_ids", "unused_ids"):
-        _ids(model, key, size)
+    _ids(model, "eos_ids")  # a tokenizer may have more special tokens than the model has embeddings
+    _ids(model, "unused_ids", size)
     for key, kinds in (("adds_bos", "true or false"), ("shares_prefixes", "true or false"), ("trained", "optional")):
         value = _get(model, key)
         if type(value).__name__ not in ("bool", "bool_") and not (kinds == "optional" and value is None):
@@ -261,17 +261,18 @@ def _whole(who: object, key: str, least: int, below: int | None = None) -> int:
     return number
 
 
-def _ids(who: object, key: str, size: int) -> None:
+def _ids(who: object, key: str, size: int | None = None) -> None:
     value = _get(who, key)
-    wanted = f"a sequence of ids from 0 to {size - 1}"
+    wanted = "a sequence of ids from 0 up" if size is None else f"a sequence of ids from 0 to {size - 1}"
+    below = 1 << 63 if size is None else size
     if isinstance(value, range):
-        inside = not value or (min(value) >= 0 and max(value) < size)
+        inside = not value or (min(value) >= 0 and max(value) < below)
     elif isinstance(value, (str, bytes)) or not hasattr(type(value), "__iter__") or not hasattr(type(value), "__len__"):
         inside = False
     else:
         with calling(who, f"its attribute {key}"):
             try:
-                inside = all(0 <= operator.index(i) < size for i in value)
+                inside = all(0 <= operator.index(i) < below for i in value)
             except TypeError:
                 inside = False
     if not inside:

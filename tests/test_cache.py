@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from contextlib import closing
 
 import msgspec
@@ -325,3 +326,59 @@ def test_a_cached_hf_report_is_the_fresh_one(tmp_path):
     assert reports[1].timing.computed_scores == 0
     assert without_timing(reports[0]) == without_timing(reports[1])
     assert reports[1].model.config["scoring"] == "tiled head"
+
+
+ODD = {
+    "a text": "3.5",
+    "a number": 7,
+    "empty": b"",
+    "three bytes": b"abc",
+    "NaN": "NaN",
+    "below zero": "below",
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_row_of_another_kind_is_computed_again(kind):
+    """SQLite lets any column hold any type, and a checksum says nothing of what was kept."""
+    right = measured(model())
+    value = ODD[kind]
+    with closing(sqlite3.connect(default_path())) as database:
+        rows = database.execute("SELECT key, nll FROM scores").fetchall()
+        for key, packed in rows:
+            count = len(packed) // 4 - 1
+            if kind in ("NaN", "below zero"):
+                data = np.full(count, np.nan if kind == "NaN" else -3.0, "<f4").tobytes()
+                value = data + zlib.crc32(data).to_bytes(4, "little")
+            database.execute("UPDATE scores SET nll = ?, day = 'today' WHERE key = ?", (value, key))
+        database.commit()
+    again = model()
+    assert measured(again).metrics == right.metrics
+    assert again.batches
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["CREATE TABLE scores (a, b)", "CREATE VIEW scores AS SELECT 1", "CREATE TABLE scores (key, nll, day, more)"],
+)
+def test_a_database_of_another_schema_costs_no_run(table):
+    default_path().parent.mkdir(parents=True)
+    with closing(sqlite3.connect(default_path())) as database:
+        database.execute(table)
+        database.commit()
+    with ScoreCache() as cache:
+        assert evalgpt.evaluate(model(), Text(), "exact:context=16", cache=cache).metrics == measured(model()).metrics
+    assert cache.problem is not None
+
+
+def test_a_folder_in_the_place_of_the_database_costs_no_run():
+    default_path().mkdir(parents=True)
+    with ScoreCache() as cache:
+        evalgpt.evaluate(model(), Text(), "exact:context=16", cache=cache)
+    assert "scores are not kept" in cache.problem
+
+
+def test_a_user_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("EVALGPT_CACHE", "~nouser_of_evalgpt/cache")
+    with pytest.raises(UsageError, match="no such user"):
+        ScoreCache()

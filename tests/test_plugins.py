@@ -110,6 +110,9 @@ def installed(monkeypatch, tmp_path):
     return install
 
 
+HOOK = "import evalgpt\n@evalgpt.hookimpl\ndef register_models(register):\n    pass\n"
+
+
 def evalgpt(*args):
     return CliRunner().invoke(cli, args, prog_name="evalgpt")
 
@@ -274,3 +277,83 @@ def test_a_command_that_evalgpt_has_cannot_be_added(tmp_path):
         "    cli.add_command(click.Command('run'))\n"
     )
     refused(evalgpt("--plugin", str(path), "--help"), "adds the command 'run', which is there already")
+
+
+BAD_FILES = {
+    "syntax": (b"def f(:\n", "SyntaxError"),
+    "not UTF-8": (b"x = '\xff\xfe'\n", "SyntaxError"),
+    "a NUL": (b"x = 1\0\n", "null bytes"),
+    "exits": (b"import sys; sys.exit(0)", "SystemExit: 0"),
+    "no Exception": (b"class Odd(BaseException): pass\nraise Odd('x')", "Odd: x"),
+    "calls itself": (b"def f(): f()\nf()", "RecursionError"),
+    "no hooks": (b"x = 1", "none of evalgpt's hooks"),
+    "a hook with another argument": (HOOK.replace("(register)", "(wrong)").encode(), "wrong"),
+    "a hook under a second name": (f"{HOOK}\nother = register_models\n".encode(), "other"),
+    "a hook that raises": (f"{HOOK}    1 / 0\n".encode(), "ZeroDivisionError"),
+    "a hook that exits": (f"{HOOK}    raise SystemExit(0)\n".encode(), "SystemExit"),
+    "a name that is a number": (f"{HOOK}    register(3, print)\n".encode(), "a name is a text"),
+    "a name with a colon": (f"{HOOK}    register('a:b', print)\n".encode(), "a name is a text"),
+    "a factory that is none": (f"{HOOK}    register('mine', 3)\n".encode(), "a factory is wanted"),
+    "a factory without a signature": (f"{HOOK}    register('mine', dict)\n".encode(), "a factory is wanted"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_is_one_line(kind, tmp_path):
+    data, why = BAD_FILES[kind]
+    path = tmp_path / "bad_file.py"
+    path.write_bytes(data)
+    refused(evalgpt("models", "--plugin", str(path)), str(path), why)
+
+
+def test_two_files_of_one_name_are_two_plugins(tmp_path):
+    paths = [tmp_path / folder / "same.py" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(f"{HOOK}    register('model-{path.parent.name}', print)\n")
+    assert {"model-a", "model-b"} <= load_plugins(map(str, paths)).entries["model"].keys()
+
+
+def test_a_module_that_is_loaded_already_is_loaded_once():
+    assert load_plugins(["evalgpt.tasks.pairs"]).entries["task"]["pairs"].plugin == "evalgpt.tasks.pairs"
+
+
+def test_two_distributions_with_one_entry_point_are_both_named(tmp_path, monkeypatch):
+    for number, module in enumerate(("clash_one", "clash_two"), 1):
+        (tmp_path / f"{module}.py").write_text(f"{HOOK}    register('{module}', print)\n")
+        info = tmp_path / f"dist{number}-1.{number}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: dist{number}\nVersion: 1.{number}\n")
+        (info / "entry_points.txt").write_text(f"[evalgpt]\nclash = {module}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = evalgpt("models")
+    assert result.exit_code == 0
+    (line,) = result.stderr.splitlines()
+    assert "dist1 1.1" in line
+    assert "dist2 1.2" in line
+    assert ("clash_one" in result.stdout) != ("clash_two" in result.stdout)
+
+
+def test_a_plugin_that_fails_is_named_with_its_distribution(tmp_path, monkeypatch):
+    info = tmp_path / "broken_dist-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-dist\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[evalgpt]\nbroken = nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "broken-dist 2.0" in load_plugins().failures["broken"]
+
+
+def test_a_command_that_cannot_be_added_costs_no_other(tmp_path):
+    path = tmp_path / "exits.py"
+    path.write_text("import evalgpt\n@evalgpt.hookimpl\ndef register_commands(cli):\n    raise SystemExit(0)\n")
+    result = evalgpt("--plugin", str(path), "--help")
+    assert result.exit_code == 0
+    assert "cannot add its commands: SystemExit" in result.stderr
+
+
+def test_a_factory_whose_documentation_is_no_text_is_listed(tmp_path):
+    path = tmp_path / "odd.py"
+    path.write_text(
+        f"class Make:\n    __doc__ = 3\n    def __call__(self, argument): ...\n{HOOK}    register('odd', Make())\n"
+    )
+    assert evalgpt("models", "odd", "--plugin", str(path)).exit_code == 0

@@ -227,7 +227,9 @@ def test_what_begins_otherwise_is_not_offered(tmp_path):
     assert completed("bash", ["evalgpt", "run", "-m", "scr"]) == "plain,scratch\n"
     assert completed("bash", ["evalgpt", "gen"]) == "plain,generate\n"
     plugin = tmp_path / "mine.py"
-    plugin.write_text("import evalgpt\n\n@evalgpt.hookimpl\ndef register_models(register):\n    register('my', dict)\n")
+    plugin.write_text(
+        "import evalgpt\n\n@evalgpt.hookimpl\ndef register_models(register):\n    register('my', print)\n"
+    )
     assert completed("bash", ["evalgpt", "run", "--plugin", str(plugin), "-m", "my"]) == "plain,my\n"
     assert completed("bash", ["evalgpt", "run", "--plugin", "nothere.py", "-m", "s"]).strip() == ""
 

@@ -58,6 +58,35 @@ def test_a_wrong_protocol(fault):
     )
 
 
+COMMANDS = {
+    "compare": ["compare", "--no-cache", "-q", "-m", "wrong-model", "-m", "MODEL", "-t", "wrong-task"],
+    "decide": [
+        "compare",
+        "--no-cache",
+        "-q",
+        "-m",
+        "MODEL",
+        "-m",
+        "wrong-model",
+        "-t",
+        "wrong-task",
+        "--until-decided",
+    ],
+    "kl": ["compare", "--no-cache", "-q", "-m", "MODEL", "-m", "wrong-model", "-t", "wrong-task", "--kl"],
+    "precision": ["run", "--no-cache", "-q", "-m", "MODEL", "-t", "wrong-task", "--precision", "1%"],
+    "explain": ["explain", "-q", "-m", "MODEL", "every effort"],
+    "generate": ["generate", "-q", "-m", "MODEL", "every effort"],
+    "train": ["train", "-q", "-m", "MODEL", "-t", "wrong-task", "-o", "FOLDER", "--context", "4"],
+}
+
+
+@pytest.mark.parametrize("fault", ["factory exits", "fingerprint raises", "encode exits", "score returns None"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_other_commands_say_so_too(command, fault, tmp_path):
+    places = {"MODEL": f"wrong-model:fault={fault}", "FOLDER": str(tmp_path / "run")}
+    one_line(*(places.get(part, part) for part in COMMANDS[command]))
+
+
 def test_there_are_as_many_as_the_issue_asks_for():
     assert len(MODELS) + len(TASKS) + len(PROTOCOLS) >= 47
 
