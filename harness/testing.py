@@ -20,13 +20,16 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from evalgpt import checks_distribution, checks_score, checks_text
 from evalgpt.conformance import Check, CheckFailed, CheckSkipped, Subject, tolerance_of
 from evalgpt.core import EvalgptError, Model, UsageError
+
+if TYPE_CHECKING:
+    import pytest
 
 __all__ = [
     "CHECKS",
@@ -151,7 +154,7 @@ def parametrize(
     seed: int = 0,
     tolerance: float | None = None,
     longest: int = 4096,
-) -> Any:
+) -> pytest.MarkDecorator:
     """A pytest decorator that gives a test function every check as its argument ``check``, to be called.
 
     The ids are the names of the checks. A check named in ``expected`` must fail (a strict xfail with its reason); one
