@@ -6,6 +6,19 @@ from pathlib import Path
 
 import pytest
 
+HEAVY = {"peer", "simulation", "slow_model"}
+"""Markers of what a plain ``pytest`` leaves out (addopts in setup.cfg). An ``-m`` of one's own replaces those addopts,
+so all of it is ``slow`` too, and ``-m "not slow"`` is what an edit needs."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "peers" in item.path.parts:
+            item.add_marker("peer")
+        if any(mark.name in HEAVY for mark in item.iter_markers()):
+            item.add_marker("slow")
+
 
 @pytest.fixture
 def verdict():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from models import BytesModel
-from test_cli import SMALL, error_line, evalgpt, process, succeeded
+from test_cli import SMALL, error_line, evalgpt, succeeded
 
 from evalgpt import Encoding, EvaluationError, Explanation, TokenScores, UsageError, explain
 from evalgpt.plugins import load_plugins
@@ -248,7 +248,7 @@ def test_the_command_prints_the_steps():
 
 def test_the_document_is_typed_and_the_same_on_every_way_out(tmp_path):
     command = ("explain", *LECTURE, "-m", SMALL)
-    result = succeeded(process(*command, "--json"))
+    result = succeeded(evalgpt(*command, "--json"))
     assert "6. Its negative" in result.stderr
     found = msgspec.json.decode(result.stdout, type=Explanation)
     assert found.schema == "evalgpt.explanation/1"
