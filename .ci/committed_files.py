@@ -1,6 +1,6 @@
 """Refuse files that do not belong in a commit: large ones, and such as name a folder of one machine.
 
-    python .ci/committed_files.py FILE...
+python .ci/committed_files.py FILE...
 """
 
 import re

@@ -1,6 +1,6 @@
-"""Is the evalgpt that Python imports this folder, file by file? A strict editable install links each file when it is made.
+"""Is the evalgpt that Python imports this folder, file by file? A strict editable install links files when it is made.
 
-    python .ci/installed.py
+python .ci/installed.py
 """
 
 import configparser

@@ -1,7 +1,6 @@
 """Fixtures for data that is not part of the repository."""
 
 import os
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -50,8 +49,8 @@ def one_thread():
 @pytest.fixture
 def book_here(tmp_path, monkeypatch):
     """A folder with texts: one to train on, and one of a few words."""
+    from training_runs import write_texts
+
     monkeypatch.chdir(tmp_path)
-    story = (resources.files("evalgpt.tasks") / "story.txt").read_bytes().decode()
-    Path("book.txt").write_text(story[:3600], encoding="utf-8")
-    Path("short.txt").write_text("Every effort moves you. " * 12, encoding="utf-8")
+    write_texts()
     return tmp_path
