@@ -226,6 +226,7 @@ def test_verify_scores_anew(tmp_path, monkeypatch):
     assert CliRunner().invoke(cli, ["verify", str(path)]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     text = tmp_path / "book.txt"
     text.write_text(" ".join(f"every effort number {i} moves you" for i in range(600)))
@@ -313,6 +314,7 @@ def test_clear_where_there_is_no_folder(monkeypatch, tmp_path):
         assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_a_cached_hf_report_is_the_fresh_one(tmp_path):
     hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
     hf_models.save(tmp_path)

@@ -30,6 +30,7 @@ def every(found):
 # numbers
 
 
+@pytest.mark.slow
 def test_the_lecture(capsys):
     found = explain("scratch", LECTURE, device="cpu")
     ids = [[token.id for token in text.tokens] for text in found.texts]
@@ -74,6 +75,7 @@ def test_every_step_is_what_torch_makes_of_the_logits(keys, prefix):
     assert 0 < found.largest_difference < 1e-5
 
 
+@pytest.mark.slow
 def test_full_logits_of_transformers(tmp_path):
     hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
     reference = hf_models.save(tmp_path)

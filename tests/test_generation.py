@@ -56,6 +56,7 @@ def test_greedy_is_the_plain_loop_past_the_end_of_the_context(small):
     assert found.stopped == "tokens"
 
 
+@pytest.mark.slow
 def test_the_courses_ten_tokens():
     model = load_plugins().model("scratch", device="cpu")
     found = generate(model, "Every effort moves you", tokens=10)
@@ -71,6 +72,7 @@ def test_log_probabilities_are_what_score_says(small):
     assert found.log_probabilities == pytest.approx((-small.score([window])[0].nll).tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiled", ["true", "false"])
 def test_both_kinds_of_torch_model_give_the_last_logits(tmp_path, tiled):
     hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")

@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from evalgpt import EvaluationError, UsageError, Window
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
 SHAPES = {"small": (12, 72), "medium": (16, 64), "large": (20, 80), "xl": (25, 100)}

@@ -16,6 +16,8 @@ from test_cli import COMMAND, error_line, evalgpt, process, succeeded
 
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = f"--plugin={Path(__file__).with_name('numpy_plugin.py')}"
 STORY = ("-t", "story", "--no-cache", "--context", "64", PLUGIN)
 COMMANDS = {

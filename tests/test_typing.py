@@ -54,6 +54,6 @@ def test_pyright_accepts_a_consumer(tmp_path):
     if pyright is None:
         pytest.skip("needs pyright, which constraints.txt does not pin: npm install --global pyright")
     (tmp_path / "consumer.py").write_bytes(CONSUMER.read_bytes())
-    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
     result = checked([pyright, "--pythonpath", sys.executable, "--project", str(tmp_path)], tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr

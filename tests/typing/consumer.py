@@ -44,7 +44,7 @@ class Bigram(TorchModel):
     """A model in torch: two methods beside the tokenizer's."""
 
     def __init__(self, seed: int = 0) -> None:
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         self.table = torch.nn.Embedding(256, 16)
         self.name = "bigram"
         self.fingerprint = fingerprint(self.table.state_dict().items())
