@@ -127,6 +127,7 @@ def test_the_script_of_that_page_runs(book_here):
     assert page.count("\n| `") == 17 - 1
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(capsys):
     (code,) = blocks(README, "python")
     exec(compile(code, "README.md", "exec"), {})

@@ -208,6 +208,7 @@ def test_building_scratch_leaves_the_callers_random_numbers_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow
 def test_the_seed_and_the_scheme_of_initialisation(scratch):
     torch.manual_seed(123)
     state = GPTModel(GPTConfig()).state_dict()
