@@ -29,7 +29,7 @@ lint:  ## Format and lint, changing nothing
 types: installed  ## mypy over the installed package
 	mypy -p evalgpt
 
-fast: installed lint types  ## What an edit needs, in under a minute: lint, types, the tests that are not marked slow
+fast: installed lint types  ## What an edit needs, about a minute: lint, types, the tests that are not marked slow
 	pytest -q -m 'not slow'
 
 test: installed  ## The README's test command

@@ -14,6 +14,8 @@ from evalgpt.batching import ENOUGH, BatchSize, draw
 from evalgpt.core import LARGEST_TREE
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
 TINY = "scratch:emb_dim=48,n_heads=3,n_layers=3,context_length=96,qkv_bias=true"
