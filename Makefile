@@ -1,23 +1,41 @@
-.PHONY: install format lint types test check
+.DEFAULT_GOAL := help
+.PHONY: help develop install format installed lint types fast test heavy check
 
-# A plain install, not an editable one: what is tested and type-checked is what users get.
-install:
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+# Strict: every file is linked one by one, so that pytest, mypy and an editor find the package as users have it.
+develop:  ## Install for work on the code; again after adding, moving or deleting a file (seconds, once torch is there)
+	rm -rf build *.egg-info
+	pip install -q -c constraints.txt -e '.[dev]' --config-settings editable_mode=strict
+
+install:  ## Install as users do, not editable
 	rm -rf build *.egg-info
 	pip install -q --no-deps .
 	rm -rf build *.egg-info
 
-format:
+# A strict editable install does not see files added since, and a plain one no change at all.
+installed:
+	@python .ci/installed.py
+
+format:  ## Rewrite what ruff can
 	ruff format .
 	ruff check --fix .
 
-lint:
+lint:  ## Format and lint, changing nothing
 	ruff format --check .
 	ruff check .
 
-types: install
+types: installed  ## mypy over the installed package
 	mypy -p evalgpt
 
-test: install
+fast: installed lint types  ## What an edit needs, about a minute: lint, types, the tests that are not marked slow
+	pytest -q -m 'not slow'
+
+test: installed  ## The README's test command
 	pytest
 
-check: lint types test
+heavy: installed  ## What pytest leaves out: real models, other tools, simulations (half an hour)
+	pytest -m 'slow_model or peer or simulation'
+
+check: lint types test heavy  ## All that CI checks of the code, with the installation at hand

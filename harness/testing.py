@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -29,6 +29,9 @@ from evalgpt.conformance import Check, CheckFailed, CheckSkipped, Subject, toler
 from evalgpt.core import Model, UsageError
 from evalgpt.guard import PluginError, calling, reason
 from evalgpt.streams import foreign
+
+if TYPE_CHECKING:
+    import pytest
 
 __all__ = [
     "CHECKS",
@@ -160,7 +163,7 @@ def parametrize(
     seed: int = 0,
     tolerance: float | None = None,
     longest: int = 4096,
-) -> Any:
+) -> pytest.MarkDecorator:
     """A pytest decorator that gives a test function every check as its argument ``check``, to be called.
 
     The ids are the names of the checks. A check named in ``expected`` must fail (a strict xfail with its reason); one

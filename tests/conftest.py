@@ -2,7 +2,6 @@
 
 import os
 import platform
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,20 @@ def pytest_report_header():
     capability = torch.backends.cpu.get_cpu_capability()
     name = names[0] if names else platform.processor() or platform.machine()
     return f"processor: {name}, torch {torch.__version__} {capability}, matmul backend {backend} {chosen}".rstrip()
+
+
+HEAVY = {"peer", "simulation", "slow_model"}
+"""Markers of what a plain ``pytest`` leaves out (addopts in setup.cfg). An ``-m`` of one's own replaces those addopts,
+so all of it is ``slow`` too, and ``-m "not slow"`` is what an edit needs."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "peers" in item.path.parts:
+            item.add_marker("peer")
+        if any(mark.name in HEAVY for mark in item.iter_markers()):
+            item.add_marker("slow")
 
 
 @pytest.fixture
@@ -63,8 +76,8 @@ def one_thread():
 @pytest.fixture
 def book_here(tmp_path, monkeypatch):
     """A folder with texts: one to train on, and one of a few words."""
+    from training_runs import write_texts
+
     monkeypatch.chdir(tmp_path)
-    story = (resources.files("evalgpt.tasks") / "story.txt").read_bytes().decode()
-    Path("book.txt").write_text(story[:3600], encoding="utf-8")
-    Path("short.txt").write_text("Every effort moves you. " * 12, encoding="utf-8")
+    write_texts()
     return tmp_path

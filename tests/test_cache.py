@@ -9,6 +9,7 @@ import sys
 import time
 import zlib
 from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -228,32 +229,29 @@ def test_verify_scores_anew(tmp_path, monkeypatch):
     assert CliRunner().invoke(cli, ["verify", str(path)]).exit_code == 0
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path):
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     text = tmp_path / "book.txt"
-    text.write_text(" ".join(f"every effort number {i} moves you" for i in range(1500)))
-    spec = "scratch:emb_dim=64,n_heads=2,n_layers=2,context_length=64"
-    command = ["run", "-m", spec, "-t", f"text:{text}", "-q", "-o"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(name):
-        return subprocess.Popen(
-            [sys.executable, "-m", "evalgpt", *command, str(tmp_path / name)],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    process = start("killed.json")
+    text.write_text(" ".join(f"every effort number {i} moves you" for i in range(600)))
+    plugin = Path(__file__).with_name("numpy_plugin.py")
+    command = ["run", f"--plugin={plugin}", "-m", "table:pause=0.004", "-t", f"text:{text}", "-q"]
+    command += ["--batch-tokens", "128", "-o"]
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "evalgpt", *command, str(tmp_path / "killed.json")],
+        env={**os.environ, "PYTHONPATH": str(plugin.parent)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not default_path().exists() or ScoreCache().info().windows < 50):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, "killed before it was done"
     kept = ScoreCache().info().windows
     assert not (tmp_path / "killed.json").exists()
-    assert start("resumed.json").wait() == 0
-    environment["EVALGPT_CACHE"] = str(tmp_path / "another")
-    assert start("whole.json").wait() == 0
+    assert CliRunner().invoke(cli, [*command, str(tmp_path / "resumed.json")]).exit_code == 0
+    monkeypatch.setenv("EVALGPT_CACHE", str(tmp_path / "another"))
+    assert CliRunner().invoke(cli, [*command, str(tmp_path / "whole.json")]).exit_code == 0
     resumed, whole = (read_report(str(tmp_path / name)).evaluations[0] for name in ("resumed.json", "whole.json"))
     assert 50 <= kept < len(whole.rows[0].tokenized.first)
     assert 0 < resumed.timing.computed_scores < whole.timing.computed_scores
@@ -319,6 +317,7 @@ def test_clear_where_there_is_no_folder(monkeypatch, tmp_path):
         assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 def test_a_cached_hf_report_is_the_fresh_one(tmp_path):
     hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
     hf_models.save(tmp_path)

@@ -37,6 +37,7 @@ def plugin(tmp_path, one_thread):
     return f"--plugin={tmp_path / 'odd.py'}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_sound_model_passes_and_another_seed_is_found_by_itself():
     result = run("check", TINY)

@@ -179,7 +179,7 @@ def test_every_model_is_measured_on_every_task(here):
 
 
 def test_a_report_on_standard_output_is_nothing_but_json(here):
-    result = succeeded(process("run", "-m", SMALL, "-t", "pairs", "-o", "-"))
+    result = succeeded(evalgpt("run", "-m", SMALL, "-t", "pairs", "-o", "-"))
     (evaluation,) = json.loads(result.stdout)["evaluations"]
     assert f"{evaluation['metrics']['loss']:.4f}" in result.stderr
     shown = succeeded(evalgpt("show", "-", input=result.stdout))
@@ -196,6 +196,7 @@ def test_show_prints_what_run_printed(here):
     assert succeeded(evalgpt("show", "out.json", "out.json")).stdout.count("tokens scored") == 4
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_report(here, tmp_path):
     reports = []
     for name in ("a", "b"):
@@ -276,8 +277,8 @@ def test_debug_raises(here):
 
 
 def test_debug_shows_where_among_several(here):
-    result = process("run", "-m", SMALL, "-t", "text:empty.txt", "-t", "pairs", "--debug")
-    assert result.returncode != 0
+    result = evalgpt("run", "-m", SMALL, "-t", "text:empty.txt", "-t", "pairs", "--debug")
+    assert result.exit_code != 0
     assert "Traceback (most recent call last):" in result.stderr
 
 
@@ -410,6 +411,7 @@ def test_what_can_be_found_early_is_found_before_a_model_is_built(here, bad):
 # offline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "says"),
     [

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import re
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,7 @@ def test_the_conformance_page_says_what_is_tested():
     assert f"{len(CHECKS)} checks" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_the_conformance_example_passes():
     (code,) = blocks((ROOT / "docs/testing.md").read_text(encoding="utf-8"), "python")
@@ -113,15 +115,19 @@ def test_the_page_of_differences_has_every_protocol_and_number():
         assert f"| {number} |" in page
 
 
-def test_the_script_of_that_page_runs():
+@pytest.mark.slow
+def test_the_script_of_that_page_runs(book_here):
     spec = importlib.util.spec_from_file_location("make_why", ROOT / "docs/make_why.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.ROWS = [(p, n, o) for p, n, o in module.ROWS if "2048" not in p and "stride=64" not in p]
-    page = module.page("scratch:emb_dim=16,n_heads=1,n_layers=1,context_length=512", "story")
+    story = (resources.files("evalgpt.tasks") / "story.txt").read_text(encoding="utf-8")
+    Path("part.txt").write_text(story[:13000], encoding="utf-8")
+    page = module.page("scratch:emb_dim=8,n_heads=1,n_layers=1,context_length=512", "text:part.txt")
     assert page.count("\n| `") == 17 - 1
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(capsys):
     (code,) = blocks(README, "python")
     exec(compile(code, "README.md", "exec"), {})
@@ -137,6 +143,7 @@ def printed(text):
     return re.sub(r"more than \S+ from", "more than", text)
 
 
+@pytest.mark.slow_model
 def test_the_walk_in_the_docs_is_what_is_printed(capsys):
     page, readme = printed((ROOT / "docs/explain.md").read_text(encoding="utf-8")), printed(README)
     args = ["explain", "every effort moves you", "I really like chocolate", "-m", "scratch"]

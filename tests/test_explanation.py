@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from models import BytesModel
-from test_cli import SMALL, error_line, evalgpt, process, succeeded
+from test_cli import SMALL, error_line, evalgpt, succeeded
 
 from evalgpt import Encoding, EvaluationError, Explanation, TokenScores, UsageError, explain
 from evalgpt.plugins import load_plugins
@@ -32,6 +32,7 @@ def every(found):
 # numbers
 
 
+@pytest.mark.slow
 def test_the_lecture(capsys):
     found = explain("scratch", LECTURE, device="cpu")
     ids = [[token.id for token in text.tokens] for text in found.texts]
@@ -76,6 +77,7 @@ def test_every_step_is_what_torch_makes_of_the_logits(keys, prefix):
     assert 0 < found.largest_difference < 1e-5
 
 
+@pytest.mark.slow
 def test_full_logits_of_transformers(tmp_path):
     hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
     reference = hf_models.save(tmp_path)
@@ -250,7 +252,7 @@ def test_the_command_prints_the_steps():
 
 def test_the_document_is_typed_and_the_same_on_every_way_out(tmp_path):
     command = ("explain", *LECTURE, "-m", SMALL)
-    result = succeeded(process(*command, "--json"))
+    result = succeeded(evalgpt(*command, "--json"))
     assert "6. Its negative" in result.stderr
     found = msgspec.json.decode(result.stdout, type=Explanation)
     assert found.schema == "evalgpt.explanation/1"

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from models import BytesModel
-from test_cli import SMALL, error_line, evalgpt, process, succeeded
+from models import BytesModel, Writer
+from test_cli import SMALL, error_line, evalgpt, succeeded
 
 from evalgpt import EvaluationError, Generation, UsageError, generate
 from evalgpt.generation import Sampling
@@ -23,22 +23,6 @@ CONTEXT = 64
 @pytest.fixture(scope="module")
 def small():
     return load_plugins().model(SMALL, device="cpu")
-
-
-class Writer(BytesModel):
-    """Says ``answer`` byte by byte, over and over, and is sure of it."""
-
-    def __init__(self, answer, eos=None, **options):
-        super().__init__(**options)
-        self.answer = answer
-        self.eos_ids = () if eos is None else (eos,)
-        self.fed = []
-
-    def next_logits(self, ids, count=1):
-        self.fed.append(list(ids))
-        logits = np.full((count, self.vocab_size), -50.0, np.float32)
-        logits[:, self.answer[(len(self.fed) - 1) % len(self.answer)]] = 50.0
-        return logits
 
 
 class Fixed(BytesModel):
@@ -74,6 +58,7 @@ def test_greedy_is_the_plain_loop_past_the_end_of_the_context(small):
     assert found.stopped == "tokens"
 
 
+@pytest.mark.slow
 def test_the_courses_ten_tokens():
     model = load_plugins().model("scratch", device="cpu")
     found = generate(model, "Every effort moves you", tokens=10)
@@ -89,6 +74,7 @@ def test_log_probabilities_are_what_score_says(small):
     assert found.log_probabilities == pytest.approx((-small.score([window])[0].nll).tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiled", ["true", "false"])
 def test_both_kinds_of_torch_model_give_the_last_logits(tmp_path, tiled):
     hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
@@ -230,16 +216,16 @@ def test_what_cannot_be_generated(model, prompt, options, error, says):
 
 
 def test_the_command_prints_prompt_and_text(small):
-    result = succeeded(process("generate", "Every effort", "-m", SMALL, "-n", "4"))
+    result = succeeded(evalgpt("generate", "Every effort", "-m", SMALL, "-n", "4"))
     assert result.stdout == f"Every effort{generate(small, 'Every effort', tokens=4).text}\n"
     assert result.stderr.startswith("4 tokens, ")
-    piped = succeeded(process("generate", "-", "-m", SMALL, "-n", "4", "-q", input="Every effort\n"))
+    piped = succeeded(evalgpt("generate", "-", "-m", SMALL, "-n", "4", "-q", input="Every effort\n"))
     assert (piped.stdout, piped.stderr) == (result.stdout, "")
 
 
 def test_the_document_is_typed(tmp_path):
     command = ("generate", "Every", "-m", SMALL, "--temperature", "0.9", "--top-k", "9", "--seed", "2", "--ignore-eos")
-    result = succeeded(process(*command, "--json"))
+    result = succeeded(evalgpt(*command, "--json"))
     found = msgspec.json.decode(result.stdout, type=Generation)
     assert found.schema == "evalgpt.generation/1"
     assert found.sampling == Sampling(temperature=0.9, top_k=9, seed=2, stop_at_eos=False)

@@ -182,6 +182,7 @@ def test_the_lectures_target_probabilities(scratch):
     assert probabilities == pytest.approx(published, rel=1e-4)
 
 
+@pytest.mark.slow_model
 def test_the_verdict_gives_the_courses_losses(scratch, verdict):
     evaluation = evalgpt.evaluate(scratch, "verdict")
     assert evaluation.protocol.name == "book"
@@ -192,11 +193,12 @@ def test_the_verdict_gives_the_courses_losses(scratch, verdict):
     assert (ledger.tokens, ledger.scored, ledger.head, ledger.inside, ledger.tail) == (5146, 5120, 2, 0, 24)
 
 
-def test_the_verdict_exactly_accounts_for_every_token(scratch, verdict):
-    evaluation = evalgpt.evaluate(scratch, "verdict", "exact:context=256,stride=256")
+def test_the_verdict_exactly_accounts_for_every_token(verdict):
+    small = evalgpt.load_plugins().model("scratch:emb_dim=8,n_heads=1,n_layers=1", device="cpu")
+    evaluation = evalgpt.evaluate(small, "verdict", "exact:context=256,stride=256")
     assert (evaluation.ledger.tokens, evaluation.ledger.scored) == (5145, 5145)
     assert evaluation.metrics.bytes == 20479
-    without = evalgpt.evaluate(scratch, "verdict", "exact:context=256,stride=256,prefix=none")
+    without = evalgpt.evaluate(small, "verdict", "exact:context=256,stride=256,prefix=none")
     assert (without.ledger.scored, without.ledger.head) == (5144, 1)
 
 
@@ -208,6 +210,7 @@ def test_building_scratch_leaves_the_callers_random_numbers_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow
 def test_the_seed_and_the_scheme_of_initialisation(scratch):
     torch.manual_seed(123)
     state = GPTModel(GPTConfig()).state_dict()

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from evalgpt import EvaluationError, UsageError, Window
 from evalgpt.plugins import load_plugins
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
@@ -56,6 +56,7 @@ def test_small_shapes_of_all_four_sizes_are_transformers(tmp_path, size):
     assert model.config["n_heads"] == heads
 
 
+@pytest.mark.slow_model
 def test_the_full_shape_of_124m_is_transformers(tmp_path):
     reference = save(tmp_path, 12, 768, 12, positions=1024)
     (tmp_path / "config.json").unlink()  # the published widths need none

@@ -26,7 +26,7 @@ from hf_models import (  # noqa: E402
     save,
 )
 
-pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.numeric, pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
 from hf_models import BARE, SIZE, build, check_losses, draw_windows, save, save_tokenizer  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def rename(folder, change):

@@ -19,7 +19,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
 from hf_models import BARE, SIZE, build, change_llama, check_losses, draw_windows, save  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 CODE = """

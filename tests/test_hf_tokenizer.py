@@ -17,6 +17,8 @@ from tokenizers.trainers import BpeTrainer, WordLevelTrainer
 from evalgpt.adapters.hf_tokenizer import HFTokenizer
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.slow
+
 TEXT = "every effort <s> moves\n you</s>.  Größe 😀😀 naïve  "
 LONG = TEXT * 3
 CORPUS = ["every effort moves you. I really like chocolate. Größe 😀 "] * 3

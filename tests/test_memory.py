@@ -11,6 +11,7 @@ import pytest
 BENCH = Path(__file__).parent.parent / "bench" / "memory.py"
 
 
+@pytest.mark.slow_model
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc/self/clear_refs")
 def test_one_window_of_1024_tokens_with_124m_needs_less_than_128_mib():
     command = [sys.executable, str(BENCH), "--way", "tiled"]

@@ -127,6 +127,7 @@ def test_paths_that_lead_nowhere(tmp_path, monkeypatch):
         task(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_blimp_itself(tmp_path):
     folder = Path(os.environ.get("EVALGPT_DATA", ".")) / "blimp"
     if not folder.is_dir():

@@ -31,6 +31,8 @@ from evalgpt.page_map import difference_map, script_json, token_map
 from evalgpt.page_text import cells_of, chapters_of, chunks, shown
 from evalgpt.report import RowInfo, Tokenized
 
+pytestmark = pytest.mark.slow
+
 SAFE = (
     r"html|head|meta|title|style|body|a|header|h[1-4]|p|nav|[uo]l|li|main|section|div|table|thead|tbody|t[rhd]|bdi|d[ltd]|"
     r"span|strong|mark|i|aside|noscript|script|figure|figcaption|svg|g|path|text|details|summary|pre|code|footer"

@@ -90,6 +90,7 @@ def test_smoothing_is_a_plain_mean():
     assert found == pytest.approx([values[max(n - half, 0) : n + half + 1].mean() for n in range(73)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 1, 2, 40, 2500])
 def test_a_training_run_of_any_length_has_its_numbers(done):
     log = training(done, max(done, 50))
@@ -115,6 +116,7 @@ def test_a_rising_validation_loss_is_named():
     assert "by 1.0000 nats" in said
 
 
+@pytest.mark.slow
 def test_nothing_of_their_texts_can_run_and_bytes_are_the_same():
     made = {"explanations": [explanation(), explanation(texts=2)], "trainings": [training()]}
     reports = [report(Every(3))]
@@ -135,6 +137,7 @@ def test_nothing_of_their_texts_can_run_and_bytes_are_the_same():
     assert HOSTILE.split("\n")[0] in text
 
 
+@pytest.mark.slow
 def test_the_command_takes_all_kinds_in_any_order_and_the_folder_of_a_run(saved, tmp_path):
     assert isinstance(read_document(str(saved["walk"])), Explanation)
     log = read_document(str(saved["log"]))

@@ -16,7 +16,7 @@ from hf_models import SIZE, build, byte_level, save  # noqa: E402
 
 from evalgpt.adapters.positions import depends_on_length, rope_types  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.numeric, pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 ORIGINAL = 32
 HALF = 4  # frequencies of a head of 8

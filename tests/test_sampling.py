@@ -35,6 +35,7 @@ def run(precision, seed=0, task=None, model=None, **options):
     return evalgpt.evaluate(model or BytesModel(), task or Text(), PROTOCOL, precision=precision, seed=seed, **options)
 
 
+@pytest.mark.slow
 def test_a_precise_answer_needs_a_part_and_bounds_the_whole():
     whole = evalgpt.evaluate(BytesModel(), Text(), PROTOCOL)
     held = 0

@@ -205,6 +205,7 @@ def test_the_order_is_fixed_by_its_seed():
 # Coverage: bench/stopping.py measures it; here only that nothing is far off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unequal", [False, True])
 def test_stopped_intervals_hold_and_stop_in_time(unequal):
     holds, parts = [], []

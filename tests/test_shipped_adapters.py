@@ -8,7 +8,7 @@ import torch
 from evalgpt.plugins import load_plugins
 from evalgpt.testing import Subject, run_checks
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 TINY = "scratch:emb_dim=32,n_heads=2,n_layers=2,context_length=24"
 

@@ -9,21 +9,32 @@ import re
 import struct
 import subprocess
 import termios
+from pathlib import Path
 
 import pytest
-from test_cli import COMMAND, SMALL, error_line, evalgpt, process, succeeded
+from test_cli import COMMAND, error_line, evalgpt, process, succeeded
 
 from evalgpt.plugins import load_plugins
 
+pytestmark = pytest.mark.slow
+
+PLUGIN = f"--plugin={Path(__file__).with_name('numpy_plugin.py')}"
+STORY = ("-t", "story", "--no-cache", "--context", "64", PLUGIN)
 COMMANDS = {
-    "run": ("run", "-m", SMALL, "-t", "story", "--no-cache"),
-    "compare": ("compare", "-m", SMALL, "-m", f"{SMALL},seed=7", "-t", "story", "--no-cache"),
-    "explain": ("explain", "every effort", "Größe 😀 שלום", "-m", SMALL),
-    "generate": ("generate", "Größe 😀 שלום", "-m", SMALL, "--temperature", "3", "-n", "40"),
+    "run": ("run", "-m", "table", *STORY),
+    "compare": ("compare", "-m", "table", "-m", "table:seed=7", *STORY),
+    "explain": ("explain", "every effort", "Größe 😀 שלום", "-m", "table", PLUGIN),
+    "generate": ("generate", "Größe 😀 שלום", "-m", "table", "--temperature", "3", "-n", "40", PLUGIN),
     "models": ("models",),
 }
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
+
+
+@pytest.fixture(autouse=True)
+def helpers_are_found(monkeypatch):
+    """The plugin imports models.py beside it."""
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
 
 
 def on_terminal(*args, columns=80, env=None):
@@ -109,7 +120,7 @@ def test_nothing_is_wider_than_the_terminal_or_cut(command, columns):
 
 @pytest.mark.parametrize("columns", [20, 40, 70, 130])
 def test_progress_fits_and_says_how_far_and_how_good(columns):
-    shown = on_terminal("run", "-m", SMALL, "-t", "story", "--no-cache", "--batch-tokens", "64", columns=columns)
+    shown = on_terminal("run", "-m", "table:pause=0.002", *STORY, "--batch-tokens", "64", columns=columns)
     bars = [part for part in re.split(r"[\r\n]+", ESCAPES.sub("", shown)) if re.search(r"\d%( |$)(?!interval)", part)]
     assert bars
     assert max(map(len, bars)) <= columns
@@ -124,13 +135,13 @@ def test_progress_fits_and_says_how_far_and_how_good(columns):
 
 
 def test_colour_is_for_terminals_and_for_those_who_want_it():
-    args = ("run", "-m", SMALL, "-t", "story", "--no-cache", "--batch-tokens", "64")
+    args = (*COMMANDS["run"], "--batch-tokens", "64")
     assert COLOUR.search(on_terminal(*args))
     assert not COLOUR.search(on_terminal(*args, env={"NO_COLOR": "1"}))
     for command in COMMANDS.values():
         result = succeeded(process(*command))
         assert "\x1b" not in result.stdout + result.stderr
-    result = succeeded(process("run", "-m", SMALL, "-t", "pairs", "--json", env={"FORCE_COLOR": "1"}))
+    result = succeeded(process("run", "-m", "table", "-t", "pairs", "--json", PLUGIN, env={"FORCE_COLOR": "1"}))
     assert "\x1b" not in result.stdout
     json.loads(result.stdout)
 
@@ -138,14 +149,13 @@ def test_colour_is_for_terminals_and_for_those_who_want_it():
 def test_what_a_model_writes_cannot_steer_a_terminal(tmp_path):
     plugin = tmp_path / "rude.py"
     plugin.write_text(
-        "import evalgpt, numpy\nfrom test_generation import Writer\n\n"
+        "import evalgpt, numpy\nfrom models import Writer\n\n"
         "@evalgpt.hookimpl\ndef register_models(register):\n"
         "    register('rude', lambda argument: Writer(b'\\x1b[2Jx\\n\\x07y'))\n"
     )
     args = ("generate", "a", "-m", "rude", "--plugin", str(plugin), "-n", "8", "-q")
-    path = {"PYTHONPATH": os.path.dirname(__file__)}
-    assert "\n".join(screen(on_terminal(*args, env=path))).rstrip() == "a\\x1b[2Jx\n\\x07y"
-    assert succeeded(process(*args, env=path)).stdout == "a\x1b[2Jx\n\x07y\n"  # a file gets what it wrote
+    assert "\n".join(screen(on_terminal(*args))).rstrip() == "a\\x1b[2Jx\n\\x07y"
+    assert succeeded(process(*args)).stdout == "a\x1b[2Jx\n\x07y\n"  # a file gets what it wrote
 
 
 # pipes

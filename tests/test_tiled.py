@@ -44,6 +44,7 @@ def test_tiles_give_the_losses_of_full_logits(rows, width, vocabulary, tile, sca
     torch.testing.assert_close(ours.top_logprobs.double(), exact.top_logprobs, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_gpt2_sized_head_stays_within_1e_5_of_float64():
     hidden, weight, targets = draw(1100, 768, 50257, scale=0.02)
     worst = (
@@ -52,6 +53,7 @@ def test_a_gpt2_sized_head_stays_within_1e_5_of_float64():
     assert worst < 1e-5
 
 
+@pytest.mark.slow
 def test_large_logits_are_no_further_from_float64_than_full_logits_are():
     hidden, weight, targets = draw(512, 576, 12288, scale=2.0)
     exact = reference(hidden, weight, targets).nll

@@ -13,7 +13,7 @@ import evalgpt
 from evalgpt.adapters.training import TorchTrainer
 from evalgpt.training_log import read_training
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def test_a_run_leaves_a_log_that_fits_its_schema_and_weights_that_give_its_losses(book_here):

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 import torch
-from training_runs import COMMAND, SMALL, evalgpt_, process, same_bits, succeeded, tensors_of, train
+from training_runs import COMMAND, SMALL, evalgpt_, process, same_bits, succeeded, tensors_of, train, write_texts
 
 from evalgpt.training_log import read_training
 
-pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.numeric, pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 KILLER = """
 import os, signal, sys
@@ -41,9 +42,17 @@ main()
 RUN = ["-m", SMALL, "-t", "text:book.txt", "--steps", "10", "--save-every", "3", "--sample", "", "-q"]
 
 
-def test_a_run_that_was_killed_while_it_wrote_goes_on_to_the_same_bits(book_here):
-    whole = process(COMMAND, "train", *RUN, "-o", "whole")
-    assert whole.returncode == 0, whole.stderr
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of RUN that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    with chdir(folder):
+        write_texts()
+        succeeded(evalgpt_("train", *RUN, "-o", "whole"))
+    return folder / "whole"
+
+
+def test_a_run_that_was_killed_while_it_wrote_goes_on_to_the_same_bits(book_here, whole):
     killed = process(sys.executable, "-c", KILLER, "SIGKILL", "train", *RUN, "-o", "run")
     assert killed.returncode == -signal.SIGKILL
     assert len(list(Path("run").glob(".evalgpt-*"))) == 1, "half a file, which has no name of the run's"
@@ -51,16 +60,16 @@ def test_a_run_that_was_killed_while_it_wrote_goes_on_to_the_same_bits(book_here
     assert json.loads(facts["evalgpt.state"])["updates"] == 6
     resumed = process(COMMAND, "train", "--resume", "run", "-q")
     assert resumed.returncode == 0, resumed.stderr
-    same_bits("whole/last.safetensors", "run/last.safetensors")
-    same_bits("whole/best.safetensors", "run/best.safetensors")
-    logs = [read_training(Path(name)) for name in ("whole", "run")]
+    same_bits(whole / "last.safetensors", "run/last.safetensors")
+    same_bits(whole / "best.safetensors", "run/best.safetensors")
+    logs = [read_training(path) for path in (whole, Path("run"))]
     assert logs[0].updates.loss == logs[1].updates.loss
     assert [e.fingerprint for e in logs[0].evaluations] == [e.fingerprint for e in logs[1].evaluations]
     assert logs[0].memorised == logs[1].memorised
     assert list(Path("run").glob(".evalgpt-*")) == []
 
 
-def test_a_run_that_was_killed_anywhere_goes_on_to_the_same_bits(book_here):
+def test_a_run_that_was_killed_anywhere_goes_on_to_the_same_bits(book_here, whole):
     running = subprocess.Popen(
         [COMMAND, "train", *RUN, "-o", "run"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -71,9 +80,8 @@ def test_a_run_that_was_killed_anywhere_goes_on_to_the_same_bits(book_here):
         time.sleep(0.02)
     running.kill()
     assert running.wait() == -signal.SIGKILL, "killed before it was done"
-    assert process(COMMAND, "train", "--resume", "run", "-q").returncode == 0
-    assert process(COMMAND, "train", *RUN, "-o", "whole").returncode == 0
-    same_bits("whole/last.safetensors", "run/last.safetensors")
+    succeeded(evalgpt_("train", "--resume", "run", "-q"))
+    same_bits(whole / "last.safetensors", "run/last.safetensors")
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(book_here):
@@ -101,10 +109,9 @@ def test_ctrl_c_stops_after_the_update_with_a_checkpoint(book_here):
 
 
 @pytest.mark.parametrize("kind", ["last.safetensors", "best.safetensors"])
-def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(book_here, kind):
+def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(book_here, whole, kind):
     """Files may not grow beyond a limit: past the size of the weights, or of the optimiser's state with them."""
-    assert process(COMMAND, "train", *RUN, "-o", "whole").returncode == 0
-    best, last = (Path(f"whole/{name}.safetensors").stat().st_size for name in ("best", "last"))
+    best, last = ((whole / f"{name}.safetensors").stat().st_size for name in ("best", "last"))
     limit = (best + last) // 2 if kind == "last.safetensors" else best // 2
 
     def small():
@@ -118,15 +125,15 @@ def test_a_full_disk_is_one_line_and_keeps_the_checkpoint(book_here, kind):
     kept = "run/best.safetensors has the weights" if kind == "last.safetensors" else "there is no checkpoint yet"
     assert kept in line
     assert [p.name for p in Path("run").glob(".evalgpt-*")] == []
-    assert process(COMMAND, "train", "--resume", "run", "-q").returncode == 0
-    same_bits("whole/last.safetensors", "run/last.safetensors")
+    succeeded(evalgpt_("train", "--resume", "run", "-q"))
+    same_bits(whole / "last.safetensors", "run/last.safetensors")
 
 
 def test_a_run_fine_tuned_from_weights_goes_on_to_the_same_bits(book_here):
     succeeded(train("--steps", "2", folder="first"))
     given = ["-m", "scratch:weights=first/last.safetensors", "-t", "text:book.txt", "--steps", "9", "--sample", ""]
     given += ["--save-every", "2", "--warmup", "3", "--decay", "cosine", "--clip", "0.5", "--accumulate", "2", "-q"]
-    assert process(COMMAND, "train", *given, "-o", "whole").returncode == 0
+    succeeded(evalgpt_("train", *given, "-o", "whole"))
     assert process(sys.executable, "-c", KILLER, "SIGKILL", "train", *given, "-o", "run").returncode < 0
-    assert process(COMMAND, "train", "--resume", "run", "-q").returncode == 0
+    succeeded(evalgpt_("train", "--resume", "run", "-q"))
     same_bits("whole/last.safetensors", "run/last.safetensors")

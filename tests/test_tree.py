@@ -14,7 +14,7 @@ from evalgpt.batching import ENOUGH, BatchSize, draw
 from evalgpt.core import LARGEST_TREE
 from evalgpt.plugins import load_plugins
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 
 class Shares(BytesModel):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -13,6 +14,13 @@ from evalgpt.cli import cli
 
 SMALL = "scratch:n_layers=1,emb_dim=16,n_heads=2,context_length=32"
 COMMAND = Path(sys.executable).parent / "evalgpt"
+
+
+def write_texts():
+    """In this folder, a text to train on, and one of a few words."""
+    story = (resources.files("evalgpt.tasks") / "story.txt").read_bytes().decode()
+    Path("book.txt").write_text(story[:3600], encoding="utf-8")
+    Path("short.txt").write_text("Every effort moves you. " * 12, encoding="utf-8")
 
 
 def evalgpt_(*args):
