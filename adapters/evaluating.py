@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -11,6 +11,9 @@ __all__ = ["evaluating"]
 
 DEPTH = 4
 """How far a module is looked for in lists, mappings and objects that a model holds."""
+
+MANY = 256
+"""Entries above which a container is taken for data, such as a vocabulary, and not looked through at each call."""
 
 
 @contextlib.contextmanager
@@ -28,23 +31,27 @@ def evaluating(model: object) -> Iterator[None]:
 
 def _modules(model: object) -> list[nn.Module]:
     """The modules among the attributes of ``model``, in lists, mappings and plain objects there as well."""
-    found: dict[int, nn.Module] = {}
+    found: list[nn.Module] = []
     seen: set[int] = set()
-
-    def look(value: object, depth: int) -> None:
-        if isinstance(value, nn.Module):
-            found[id(value)] = value
-        if depth == 0 or id(value) in seen or isinstance(value, (nn.Module, Tensor, str, bytes, type)):
-            return
+    waiting = [(model, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if id(value) in seen or isinstance(value, PLAIN):
+            continue
         seen.add(id(value))
-        if isinstance(value, Mapping):
-            inside = list(value.values())
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            inside = list(value) if any(not isinstance(one, (int, float, str)) for one in list(value)[:1]) else []
-        else:
-            inside = list(getattr(value, "__dict__", {}).values())
-        for one in inside:
-            look(one, depth - 1)
+        if isinstance(value, nn.Module):
+            found.append(value)
+        elif depth < DEPTH:
+            waiting += [(one, depth + 1) for one in _inside(value)]
+    return found
 
-    look(model, DEPTH)
-    return list(found.values())
+
+PLAIN = (str, bytes, int, float, type(None), Tensor, type)
+
+
+def _inside(value: object) -> Collection[object]:
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        if len(value) > MANY:
+            return ()
+        return list(value.values()) if isinstance(value, Mapping) else value
+    return list(getattr(value, "__dict__", {}).values())

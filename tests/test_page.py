@@ -454,7 +454,11 @@ def report_at(path):
 def test_the_command_writes_over_nothing_but_a_page(saved, tmp_path):
     other = tmp_path / "notes.html"
     other.write_text("<!doctype html>\nmy own\n")
-    for target, why in ((other, "something else than a page"), (saved, "something else"), (tmp_path, "folder")):
+    for target, why in (
+        (other, "something else than a page"),
+        (saved, "which this command reads"),
+        (tmp_path, "folder"),
+    ):
         result = run(saved, "-o", target)
         assert result.exit_code == 2
         assert why in result.output

@@ -227,7 +227,8 @@ def test_two_models_are_compared_on_a_long_text(tmp_path):
     path.write_text("every effort moves you " * 30)
     spec = "scratch:emb_dim=8,n_heads=1,n_layers=1,context_length=64"
     for more in ([], ["--until-decided"], ["--kl"]):
-        command = ["compare", "-m", spec, "-m", f"{spec},seed=7", "-t", f"text:{path}", "-q", "--save-report", str(out)]
+        command = ["compare", "-m", spec, "-m", f"{spec},seed=7", "-t", f"text:{path}", "-q"]
+        command += ["--save-report", str(out), "--overwrite"]
         done = CliRunner().invoke(cli, [*command, *more])
         assert done.exit_code == 0, done.output
         tasks = [evaluation.task for evaluation in read_report(str(out)).evaluations]
