@@ -25,7 +25,7 @@ from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, Sam
 from evalgpt.sampling import until_precise
 from evalgpt.specs import printable
 from evalgpt.streaming import score_stream
-from evalgpt.validation import check_task, documents_of, metrics_of, numbers, plain
+from evalgpt.validation import check_task, documents_of, metrics_of, notes_of, numbers, plain
 from evalgpt.verdicts import Verdict, judge
 
 __all__ = [
@@ -159,7 +159,7 @@ def _streamed(scorer: Scorer, task: Task, bound: Protocol, progress: Callable[[P
         peer={},
         task_metrics={},
         ledger=found.ledger,
-        notes=[STREAMED, *_too_short(bound, found.ledger), *_memory_note(scorer.size)],
+        notes=[STREAMED, *_too_short(bound, found.ledger), *notes_of(task), *_memory_note(scorer.size)],
         verdicts=judge(scorer.model, found.metrics, found.ledger, useful),
         batch_tokens=scorer.size.tokens,
         timing=_timing(scorer.work, found.encoding_seconds, found.scoring_seconds),
@@ -182,7 +182,7 @@ def assemble(
         peer=numbers.peer,
         task_metrics=numbers.task_metrics,
         ledger=numbers.ledger,
-        notes=[*numbers.notes, *_memory_note(scorer.size)],
+        notes=[*numbers.notes, *notes_of(task), *_memory_note(scorer.size)],
         verdicts=verdicts_of(model, bound, result.rows, numbers, part=sample is not None),
         sample=sample,
         batch_tokens=scorer.size.tokens,

@@ -6,6 +6,7 @@ probability: the sum of its tokens' log-probabilities, not their mean.
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from statistics import NormalDist
 
 from evalgpt.core import Document, EvaluationError, Row, Task, UsageError
 from evalgpt.hooks import Register, hookimpl
+from evalgpt.tasks.finding import Found, files_of_glob
 from evalgpt.tasks.reading import jsonl, read_text
 
 __all__ = ["MinimalPairs", "make_minimal_pairs", "wilson"]
@@ -26,8 +28,9 @@ class MinimalPairs(Task):
 
     name = "minimal-pairs"
 
-    def __init__(self, paths: Sequence[Path], good: str, bad: str) -> None:
-        self.paths = paths
+    def __init__(self, found: Found, good: str, bad: str) -> None:
+        self.paths = [Path(name) for name in found.files]
+        self.notes = found.notes
         self.fields = {"good": good, "bad": bad}
 
     def documents(self) -> Iterator[Document]:
@@ -110,14 +113,16 @@ def wilson(successes: float, trials: int, level: float = LEVEL) -> tuple[float, 
     return min(max((middle - half) / scale, 0.0), share), max(min((middle + half) / scale, 1.0), share)
 
 
-def make_minimal_pairs(argument: str | None, *, good: str = "sentence_good", bad: str = "sentence_bad") -> Task:
+def make_minimal_pairs(
+    argument: str | None, *, good: str = "sentence_good", bad: str = "sentence_bad", hidden: bool = False
+) -> Task:
     """Minimal pairs as BLiMP's, minimal-pairs:PATH (JSONL file or folder) or :PARADIGM of BLiMP in $EVALGPT_DATA."""
     if good == bad:
         raise UsageError(f"task 'minimal-pairs': good and bad are both the field {good!r}")
-    return MinimalPairs(_paths(argument), good, bad)
+    return MinimalPairs(_find(argument, hidden), good, bad)
 
 
-def _paths(argument: str | None) -> list[Path]:
+def _find(argument: str | None, hidden: bool) -> Found:
     data = os.environ.get("EVALGPT_DATA")
     blimp = Path(data) / "blimp" if data else None
     if argument is None:
@@ -129,15 +134,15 @@ def _paths(argument: str | None) -> list[Path]:
         argument = str(blimp)
     path = Path(argument)
     if path.is_file():
-        return [path]
+        return Found([argument])
     if path.is_dir():
-        found = sorted(path.glob("*.jsonl"))
-        if not found:
+        found = files_of_glob(f"{glob.escape(argument)}/*.jsonl", hidden=hidden)
+        if not found.files:
             raise EvaluationError(f"the folder {argument} holds no .jsonl files")
         return found
     named = blimp / f"{argument}.jsonl" if blimp else None
     if named and named.is_file():
-        return [named]
+        return Found([str(named)])
     known = ", ".join(sorted(p.stem for p in blimp.glob("*.jsonl"))) if blimp and blimp.is_dir() else ""
     there = f"; paradigms in EVALGPT_DATA: {known}" if known else "; EVALGPT_DATA has no folder blimp to look it up in"
     raise UsageError(f"task 'minimal-pairs': there is no file, folder or paradigm {argument}{there}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
 from evalgpt.hooks import Register, hookimpl
+from evalgpt.tasks.finding import Found, files_in_folder, files_of_glob, has_wildcard
 from evalgpt.tasks.reading import jsonl, lines_of, read_once, read_parts, read_text, shown
 
 __all__ = ["Text", "make_text"]
@@ -28,12 +28,13 @@ class Text(Task):
 
     name = "text"
 
-    def __init__(self, paths: Sequence[str], field: str | None, folder: str | None = None) -> None:
-        self.paths = paths
+    def __init__(self, found: Found, field: str | None, folder: str | None = None) -> None:
+        self.paths = found.files
+        self.notes = found.notes
         self.folder = folder
         self.field = field or "text"
-        self._kept = {path: read_once(path) for path in paths}
-        size = sum(Path(path).stat().st_size for path in paths if self._kept[path] is None)
+        self._kept = {path: read_once(path) for path in self.paths}
+        size = sum(Path(path).stat().st_size for path in self.paths if self._kept[path] is None)
         self.long = size if size > LONG else 0
 
     def documents(self) -> Iterator[Document]:
@@ -69,32 +70,40 @@ class Text(Task):
             raise EvaluationError(f"{path} holds no records")
 
 
-def make_text(argument: str | None, *, field: str | None = None) -> Task:
+def make_text(argument: str | None, *, field: str | None = None, hidden: bool = False) -> Task:
     """Your own text, text:PATH: a file, a folder, a glob, - for standard input, JSONL with field=NAME. UTF-8."""
     if argument is None:
         raise UsageError("task 'text' needs a path: text:book.txt, text:folder, text:'*.txt', or text:- to read stdin")
-    paths = _paths(argument)
-    if field is not None and not any(Path(path).suffix in JSONL for path in paths):
+    found = _find(argument, hidden)
+    if field is not None and not any(Path(path).suffix in JSONL for path in found.files):
         raise UsageError(f"task 'text': field={field} is for JSONL ({', '.join(JSONL)}), and {argument} is none")
-    return Text(paths, field, argument if Path(argument).is_dir() else None)
+    return Text(found, field, argument if Path(argument).is_dir() else None)
 
 
-def _paths(argument: str) -> list[str]:
+def _find(argument: str, hidden: bool) -> Found:
     path = Path(argument)
     if argument == "-" or path.is_file():
-        return [argument]
+        return Found([argument])
     if path.is_dir():
-        found = sorted(str(p) for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-        if not found:
-            raise EvaluationError(f"the folder {argument} holds no text; looked for {', '.join(SUFFIXES)}")
-        return found
-    found = sorted(p for p in glob.glob(argument, recursive=True) if Path(p).is_file())
-    if found:
+        found = files_in_folder(path, lambda file: file.suffix in SUFFIXES, hidden=hidden)
+        if not found.files:
+            ask = "" if hidden else f"; hidden files and folders are read with text:{argument},hidden=true"
+            raise EvaluationError(f"the folder {argument} holds no text; looked for {', '.join(SUFFIXES)}{ask}")
         return found
     if path.exists():  # a pipe, as in text:<(zcat book.gz)
-        return [argument]
-    wild = any(mark in argument for mark in "*?[")
-    raise UsageError(f"nothing matches {argument}" if wild else f"there is no file or folder {argument}")
+        return Found([argument])
+    if not has_wildcard(argument):
+        broken = path.is_symlink()
+        raise UsageError(
+            f"{argument} is a link to a file that is not there" if broken else f"there is no file or folder {argument}"
+        )
+    found = files_of_glob(argument, hidden=hidden)
+    if not found.files:
+        only = (
+            found.notes[0] if found.notes else "a folder is named without a wildcard, or searched with folder/**/*.txt"
+        )
+        raise UsageError(f"nothing matches {argument}; {only}")
+    return found
 
 
 @hookimpl

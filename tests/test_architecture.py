@@ -312,7 +312,9 @@ def test_plugin_modules_load_no_torch(name):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("tasks/*.py")), ids=lambda p: p.stem)
 def test_tasks_import_core_and_the_marker(path):
-    allowed = {"evalgpt.core", "evalgpt.hooks", "evalgpt.tasks.reading"}
+    allowed = {"evalgpt.core", "evalgpt.hooks"} | {
+        f"evalgpt.tasks.{name}" for name in ("finding", "formats", "reading")
+    }
     assert {name for name in imports(path) if name.startswith("evalgpt")} <= allowed
 
 
