@@ -17,6 +17,7 @@ from evalgpt.cache import ScoreCache
 from evalgpt.core import Detail, Document, Model, Row, Task, UsageError
 from evalgpt.detail import Collected
 from evalgpt.engine import Plan, Progress, Result, bind, plan_and_score, score_documents
+from evalgpt.faults import faults_of
 from evalgpt.guard import calling, described
 from evalgpt.metrics import Ledger, Metrics, ledger, measure
 from evalgpt.plugins import built, default_plugins
@@ -160,7 +161,7 @@ def _streamed(scorer: Scorer, task: Task, bound: Protocol, progress: Callable[[P
         task_metrics={},
         ledger=found.ledger,
         notes=[STREAMED, *_too_short(bound, found.ledger), *notes_of(task), *_memory_note(scorer.size)],
-        verdicts=judge(scorer.model, found.metrics, found.ledger, useful),
+        verdicts=judge(scorer.model, found.metrics, found.ledger, useful, found.faults),
         batch_tokens=scorer.size.tokens,
         timing=_timing(scorer.work, found.encoding_seconds, found.scoring_seconds),
         rows=[],
@@ -224,7 +225,7 @@ def verdicts_of(
 ) -> list[Verdict]:
     """What looks wrong with ``numbers``; of a sample, not that most was left out."""
     useful = min(protocol.default_context(model), max(len(row.ids) for row in rows))
-    found = judge(model, numbers.metrics, numbers.ledger, useful)
+    found = judge(model, numbers.metrics, numbers.ledger, useful, faults_of(rows))
     return [verdict for verdict in found if not (part and verdict.name == "mostly_unscored")]
 
 
