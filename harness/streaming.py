@@ -179,8 +179,8 @@ class _Counts:
         self.copies: list[int] = []  # how many texts are each text; 0 for those that repeat an earlier one
 
     def result(self, protocol: Protocol, encoding: float, scoring: float) -> Streamed:
-        check_tokens(self.tokens)
         if not self.scores:
+            check_tokens(self.tokens)
             raise EvaluationError(f"nothing to score: protocol {protocol.name} finds no window in {self.tokens} tokens")
         size: tuple[int | None, int | None] = (round(self.bytes), self.words) if self.known else (None, None)
         if self.scores == self.tokens:
