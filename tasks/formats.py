@@ -242,17 +242,17 @@ def text_of(record: object, field: str, where: str) -> str | Absent:
     if isinstance(value, float) and math.isnan(value):
         return Absent.NAN
     advice = " (a number that is a text stands in quotes)" if isinstance(value, (int, float)) else ""
-    raise EvaluationError(f"{where}: {what} must be a text, and is {_kind(value)}{advice}")
+    raise EvaluationError(f"{where}: {what} is {_kind(value)}, and a text is wanted{advice}")
 
 
 def no_text(record: object, field: str, where: str, why: Absent) -> str:
     """The message that ``record`` has no text."""
-    rest = "; such rows are left out with skip=true"
+    rest = "; skip=true leaves such rows out"
     if why is Absent.MISSING and isinstance(record, Mapping):
         names = ", ".join(map(str, record)) or "none"
         return f"{where} has no field {field!r} (missing); it has {names}: name one with field=NAME{rest}"
     what = field if isinstance(record, Mapping) else "it"
-    return f"{where}: {what} must be a text that is not empty, and is {why.value}{rest}"
+    return f"{where}: {what} is {why.value}, and a text is wanted{rest}"
 
 
 def _kind(value: object) -> str:
