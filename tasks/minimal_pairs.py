@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import NormalDist
 
 from evalgpt.core import Document, EvaluationError, Row, Task, UsageError
+from evalgpt.finding import Found, files_of_glob
 from evalgpt.hooks import Register, hookimpl
-from evalgpt.tasks.finding import Found, files_of_glob
 from evalgpt.tasks.reading import jsonl, read_text
 
 __all__ = ["MinimalPairs", "make_minimal_pairs", "wilson"]

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
+from evalgpt.finding import Found, files_in_folder, files_of_glob, has_wildcard
 from evalgpt.hooks import Register, hookimpl
-from evalgpt.tasks.finding import Found, files_in_folder, files_of_glob, has_wildcard
 from evalgpt.tasks.formats import (
     RECORDS,
     Record,

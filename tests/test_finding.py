@@ -7,6 +7,7 @@ from models import BytesModel, uniform_loss
 
 from evalgpt import EvaluationError, UsageError, evaluate
 from evalgpt.plugins import load_plugins
+from evalgpt.targets import _reads
 
 PLUGINS = load_plugins()
 
@@ -44,6 +45,15 @@ def test_links_in_a_loop_end(inside, spec):
         linked(inside / f"up{number}", "../in")
     folder = "" if spec == "text:in" else f"in{os.sep}"
     assert ids(spec) == [f"{folder}a.txt", f"{folder}b.txt"]
+
+
+def test_a_report_among_looped_texts_is_told_apart(inside):
+    """A target that exists is looked for among the files of a glob, whose links may be in a loop."""
+    for number in range(3):
+        linked(inside / f"self{number}", ".")
+    report = written(inside.parent / "report.json", "{}")
+    assert not _reads("in/**/*.txt", str(report))
+    assert _reads("in/**/*.txt", "in/self1/a.txt")
 
 
 def test_a_link_to_a_folder_is_followed_and_read_once(inside):
