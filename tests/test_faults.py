@@ -5,7 +5,7 @@ import pytest
 from models import BytesModel
 
 import evalgpt
-from evalgpt.compare import compare
+from evalgpt.compare import compare, summarise
 from evalgpt.repeats import originals_of
 
 TEXTS = [f"The mill of number {n} stood by the river, {'and its wheel turned. ' * (1 + n % 3)}" for n in range(8)]
@@ -121,3 +121,13 @@ def test_a_comparison_takes_copies_as_one_document():
         assert other.standard_error == pytest.approx(one.standard_error, rel=1e-9)
         assert other.units == one.units == len(TEXTS)
     assert pair(*["a short line"] * 200).loss_difference.standard_error is None
+
+
+def test_a_divergence_takes_copies_as_one_document():
+    kl = np.random.default_rng(0).exponential(size=30)
+    same, at, one = np.ones(60, bool), np.tile(np.arange(30), 2), np.zeros(30, int)
+    alone = summarise(kl, same[:30], one, (one, at[:30]), [0])
+    twice = summarise(np.tile(kl, 2), same, np.repeat([0, 1], 30), (np.repeat([0, 1], 30), at), [0, 0])
+    assert twice.mean.units == alone.mean.units == 30
+    assert twice.mean.standard_error == pytest.approx(alone.mean.standard_error, rel=1e-12)
+    assert twice.tokens == 60
