@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from evalgpt.core import UsageError
 from evalgpt.metrics import token_bytes, token_sums
+from evalgpt.repeats import originals_of
 from evalgpt.report import Evaluation, RowInfo, Tokenized
 
-__all__ = ["Spans", "align", "cuts", "token_losses", "tokenized"]
+__all__ = ["Spans", "align", "cuts", "originals", "token_losses", "tokenized"]
 
 N = TypeVar("N", bound=np.generic)
 
@@ -34,6 +35,12 @@ class Spans:
 def tokenized(evaluation: Evaluation) -> list[Tokenized]:
     """What the rows that keep it have of single tokens."""
     return [row.tokenized for row in evaluation.rows if row.tokenized is not None]
+
+
+def originals(evaluation: Evaluation) -> list[int]:
+    """Of each row, which keep single tokens, the number of the row that it repeats; its own where it repeats none."""
+    rows = zip(evaluation.rows, tokenized(evaluation), strict=True)
+    return originals_of((row.group or row.id, (row.split, row.context_bytes, kept.text)) for row, kept in rows)
 
 
 def align(a: Evaluation, b: Evaluation, same: bool = False) -> Spans:

@@ -17,6 +17,7 @@ from evalgpt.cache import ScoreCache
 from evalgpt.core import Detail, Document, Model, Row, Task, UsageError
 from evalgpt.detail import Collected
 from evalgpt.engine import Plan, Progress, Result, bind, plan_and_score, score_documents
+from evalgpt.faults import faults_of
 from evalgpt.guard import calling, described
 from evalgpt.metrics import Ledger, Metrics, ledger, measure
 from evalgpt.plugins import built, default_plugins
@@ -25,7 +26,7 @@ from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, Sam
 from evalgpt.sampling import until_precise
 from evalgpt.specs import printable
 from evalgpt.streaming import score_stream
-from evalgpt.validation import check_task, documents_of, metrics_of, numbers, plain
+from evalgpt.validation import check_task, documents_of, metrics_of, notes_of, numbers, plain
 from evalgpt.verdicts import Verdict, judge
 
 __all__ = [
@@ -159,8 +160,8 @@ def _streamed(scorer: Scorer, task: Task, bound: Protocol, progress: Callable[[P
         peer={},
         task_metrics={},
         ledger=found.ledger,
-        notes=[STREAMED, *_too_short(bound, found.ledger), *_memory_note(scorer.size)],
-        verdicts=judge(scorer.model, found.metrics, found.ledger, useful),
+        notes=[STREAMED, *_too_short(bound, found.ledger), *notes_of(task), *_memory_note(scorer.size)],
+        verdicts=judge(scorer.model, found.metrics, found.ledger, useful, found.faults),
         batch_tokens=scorer.size.tokens,
         timing=_timing(scorer.work, found.encoding_seconds, found.scoring_seconds),
         rows=[],
@@ -182,7 +183,7 @@ def assemble(
         peer=numbers.peer,
         task_metrics=numbers.task_metrics,
         ledger=numbers.ledger,
-        notes=[*numbers.notes, *_memory_note(scorer.size)],
+        notes=[*numbers.notes, *notes_of(task), *_memory_note(scorer.size)],
         verdicts=verdicts_of(model, bound, result.rows, numbers, part=sample is not None),
         sample=sample,
         batch_tokens=scorer.size.tokens,
@@ -224,7 +225,7 @@ def verdicts_of(
 ) -> list[Verdict]:
     """What looks wrong with ``numbers``; of a sample, not that most was left out."""
     useful = min(protocol.default_context(model), max(len(row.ids) for row in rows))
-    found = judge(model, numbers.metrics, numbers.ledger, useful)
+    found = judge(model, numbers.metrics, numbers.ledger, useful, faults_of(rows))
     return [verdict for verdict in found if not (part and verdict.name == "mostly_unscored")]
 
 

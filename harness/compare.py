@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.alignment import Spans, align, tokenized
+from evalgpt.alignment import Spans, align, originals, tokenized
 from evalgpt.core import UsageError
+from evalgpt.repeats import fold_repeats
 from evalgpt.report import Evaluation, describe_protocol, keeps_tokens
 from evalgpt.statistics import Estimate, ratio_estimate
 from evalgpt.verdicts import Verdict
@@ -146,10 +147,10 @@ def compare(baseline: Evaluation, candidate: Evaluation) -> Comparison:
     bits = [nll / math.log(2) for nll in spans.nll]
     difference = bits[1] - bits[0]
     total = float(spans.bytes.sum())
-    sides = [
-        _side(e, k, spans, ratio_estimate(bits[k], spans.bytes, spans.document))
-        for k, e in enumerate((baseline, candidate))
-    ]
+    columns = [*bits, difference, spans.nll[1] - spans.nll[0], spans.bytes, np.ones(len(difference))]
+    place = (spans.row, spans.begin)
+    (*values, size, units), document = fold_repeats(columns, spans.document, place, originals(baseline))
+    sides = [_side(e, k, spans, ratio_estimate(values[k], size, document)) for k, e in enumerate((baseline, candidate))]
     return Comparison(
         task=baseline.task.spec,
         protocol=describe_protocol(baseline),
@@ -158,22 +159,29 @@ def compare(baseline: Evaluation, candidate: Evaluation) -> Comparison:
         unit="token" if same else "span",
         units=len(difference),
         bytes=int(total),
-        bits_per_byte_difference=ratio_estimate(difference, spans.bytes, spans.document),
-        loss_difference=(
-            ratio_estimate(spans.nll[1] - spans.nll[0], np.ones(len(difference)), spans.document) if same else None
-        ),
+        bits_per_byte_difference=ratio_estimate(values[2], size, document),
+        loss_difference=ratio_estimate(values[3], units, document) if same else None,
         candidate_better=float(spans.bytes[difference < 0].sum()) / total,
         baseline_better=float(spans.bytes[difference > 0].sum()) / total,
     )
 
 
-def summarise(kl: NDArray[np.float64], same_top: NDArray[np.bool_], document: NDArray[np.int64]) -> Divergence:
-    """Summarise KL divergences per token (nats), in text order."""
+def summarise(
+    kl: NDArray[np.float64],
+    same_top: NDArray[np.bool_],
+    document: NDArray[np.int64],
+    place: tuple[NDArray[np.int64], NDArray[np.int64]],
+    originals: Sequence[int],
+) -> Divergence:
+    """Summarise KL divergences per token (nats), in text order; ``place`` and ``originals`` as for
+    :func:`evalgpt.repeats.fold_repeats`."""
     order = np.argsort(document, kind="stable")
     kl, same_top, document = kl[order], same_top[order], document[order]
+    place = (place[0][order], place[1][order])
     points = np.percentile(kl, PERCENTILES)
+    (values, units), document = fold_repeats([kl, np.ones(len(kl))], document, place, originals)
     return Divergence(
-        mean=ratio_estimate(kl, np.ones(len(kl)), document),
+        mean=ratio_estimate(values, units, document),
         percentiles={str(p): float(value) for p, value in zip(PERCENTILES, points, strict=True)},
         largest=float(kl.max()),
         same_top_token=float(same_top.mean()),

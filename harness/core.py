@@ -326,11 +326,14 @@ class Task(ABC):
 
     ``default_protocol`` is a protocol spec such as ``exact`` or ``exact:prefix=none``; ``spec`` is what the task was
     built from, set by the plugin manager. ``long`` is the bytes of texts that are too long to hold, 0 for others: they
-    are scored part by part where the protocol can, without a context or metrics of their own.
+    are scored part by part where the protocol can, without a context or metrics of their own. ``notes`` say what a
+    reader of the numbers must know of the texts, such as what was left out; they are read after the documents and go
+    into the report.
     """
 
     name: str
     long: int = 0
+    notes: Sequence[str] = ()
     default_protocol: str = "exact"
     spec: str = ""
 

@@ -12,9 +12,10 @@ from evalgpt.answers import encode
 from evalgpt.batching import BatchSize, batches
 from evalgpt.compare import Divergence, summarise
 from evalgpt.core import Document, EvaluationError, Model, UsageError
-from evalgpt.engine import Plan, Progress, plan_windows
+from evalgpt.engine import Plan, Progress, plan_windows, row_of
 from evalgpt.guard import calling
 from evalgpt.protocols import Protocol
+from evalgpt.repeats import contents_of, originals_of
 
 __all__ = ["check_models", "diverge"]
 
@@ -53,19 +54,19 @@ def diverge(
             kl_sum += float(result[0].sum())
         if progress is not None:
             progress(Progress(done, total, kl_sum / done))
-    keys = dict.fromkeys(document.group or document.id for document in documents)
-    number = {key: n for n, key in enumerate(keys)}
-    owners = [
-        np.full(len(kl), number[p.document.group or p.document.id])
-        for (p, _), (kl, _) in zip(windows, found, strict=True)
-    ]
+    contents = contents_of([row_of(plan) for plan in plans])
+    number = {name: n for n, name in enumerate(dict.fromkeys(name for name, _ in contents))}
+    rows = np.repeat(np.arange(len(plans)), [sum(len(w.ids) - w.start for w in plan.windows) for plan in plans])
+    at = np.concatenate([np.arange(w.begin + w.start, w.begin + len(w.ids)) for _, w in windows])
+    owners = np.asarray([number[name] for name, _ in contents])[rows]
     every = np.concatenate([kl for kl, _ in found])
     if not np.isfinite(every).all():
         raise EvaluationError(
             f"the KL divergence is infinite: {models[1].spec or models[1].name} gives some token no probability at all "
             f"where {models[0].spec or models[0].name} gives it some"
         )
-    return summarise(every, np.concatenate([same for _, same in found]), np.concatenate(owners))
+    same_top = np.concatenate([same for _, same in found])
+    return summarise(every, same_top, owners, (rows, at), originals_of(contents))
 
 
 def check_models(models: tuple[Model, Model]) -> None:

@@ -79,8 +79,8 @@ def score_documents(
     What is in a batch depends on the windows and on the batch size alone.
 
     Raises:
-        EvaluationError: a token id outside the model's vocabulary, fewer than two tokens in all, nothing to
-            score, or a model that answers with the wrong number of losses or with NaN.
+        EvaluationError: a token id outside the model's vocabulary, nothing to score, or a model that answers with the
+            wrong number of losses or with NaN.
         UsageError: the protocol cannot take documents with a context.
     """
 
@@ -218,9 +218,9 @@ def _check_windows(protocol: Protocol, model: Model, windows: Sequence[object], 
 
 
 def _check_enough(plans: Sequence[Plan], protocol: Protocol) -> None:
-    tokens = sum(len(plan.encoding.ids) for plan in plans)
-    check_tokens(tokens)
     if not any(plan.windows for plan in plans):
+        tokens = sum(len(plan.encoding.ids) for plan in plans)
+        check_tokens(tokens)
         raise EvaluationError(
             f"nothing to score: protocol {protocol.name} with context {protocol.context} finds no window in "
             f"{tokens} tokens; give a longer text, a smaller --context or --protocol exact"
@@ -228,9 +228,11 @@ def _check_enough(plans: Sequence[Plan], protocol: Protocol) -> None:
 
 
 def check_tokens(tokens: int) -> None:
-    """Raise EvaluationError where a text has too few tokens for a loss."""
+    """Raise EvaluationError where texts of which nothing is scored have too few tokens for a loss."""
     if tokens < 2:
-        raise EvaluationError(f"the text has {tokens} token{'s' * (tokens != 1)}; a loss needs at least 2")
+        raise EvaluationError(
+            f"the text has {tokens} token{'s' * (tokens != 1)}; a loss needs at least 2, or 1 behind a prefix (BOS)"
+        )
 
 
 def _detail_of(plan: Plan, scorer: Scorer) -> TokenScores | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evalgpt.core import Row
+from evalgpt.repeats import contents_of, fold_repeats, originals_of
 from evalgpt.statistics import ratio_estimate
 from evalgpt.words import bytes_and_words
 
@@ -246,20 +247,25 @@ def _mean_text_perplexity(rows: Sequence[Row]) -> float | None:
 
 def _uncertainty(rows: Sequence[Row], sums: Sums) -> Uncertainty | None:
     # A group of documents (a minimal pair) is one observation: its texts are nearly the same.
-    keys = [row.document.group or row.document.id for row in rows]
-    numbers = {name: n for n, name in enumerate(dict.fromkeys(keys))}
-    totals, counts, sizes, documents = [], [], [], []
-    for row, key in zip(rows, keys, strict=True):
+    contents = contents_of(rows)
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(name for name, _ in contents))}
+    columns: list[list[NDArray[np.float64]]] = [[], [], [], []]
+    documents, numbered, places = [], [], []
+    for number, (row, (name, _)) in enumerate(zip(rows, contents, strict=True)):
         total, count = _sums(row)
-        scored = count > 0
-        totals.append(total[scored])
-        counts.append(count[scored])
-        sizes.append(_sizes(row)[scored])
-        documents.append(np.full(int(scored.sum()), numbers[key]))
-    total, count, size, document = (np.concatenate(parts) for parts in (totals, counts, sizes, documents))
+        (scored,) = np.nonzero(count)
+        each = (total[scored], count[scored], total[scored] / count[scored], _sizes(row)[scored])
+        for column, values in zip(columns, each, strict=True):
+            column.append(values)
+        documents.append(np.full(len(scored), numbers[name]))
+        numbered.append(np.full(len(scored), number))
+        places.append(scored)
+    document = np.concatenate(documents)
     order = np.argsort(document, kind="stable")
-    total, count, size, document = total[order], count[order], size[order], document[order]
-    return uncertainty_of((total, count), (total / count, size), document, sums)
+    place = (np.concatenate(numbered)[order], np.concatenate(places)[order])
+    entries = [np.concatenate(column)[order] for column in columns]
+    folded, document = fold_repeats(entries, document[order], place, originals_of(contents))
+    return uncertainty_of((folded[0], folded[1]), (folded[2], folded[3]), document, sums)
 
 
 def uncertainty_of(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.alignment import token_losses
+from evalgpt.alignment import originals, token_losses
 from evalgpt.detail import RowDetail
 from evalgpt.metrics import token_bytes
 from evalgpt.report import Evaluation, RowInfo, Tokenized
@@ -81,10 +81,11 @@ def track_of(evaluation: Evaluation) -> Track | None:
     if len(rows) < len(evaluation.rows) or not any(row.scores for row, _ in rows):
         return None
     numbers = {name: n for n, name in enumerate(dict.fromkeys(row.group or row.id for row, _ in rows))}
+    clusters = [numbers[evaluation.rows[n].group or evaluation.rows[n].id] for n in originals(evaluation)]
     places = all(kept.byte_starts is not None for _, kept in rows)
     parts, before = [], 0
     for number, (row, kept) in enumerate(rows):
-        parts.append(_track(row, kept, (number, numbers[row.group or row.id]), (before, places)))
+        parts.append(_track(row, kept, (number, clusters[number]), (before, places)))
         before += row.bytes if places else row.tokens
     names = ("loss", "size", "at", "row", "token", "document", "nll", "fed", "owner")
     return Track(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names}, places=places)

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from evalgpt.answers import encode, picked
 from evalgpt.batching import Scorer, draw
+from evalgpt.cells import Cells
 from evalgpt.core import Document, Encoding, EvaluationError, Model, UsageError, Window
 from evalgpt.engine import Progress, check_tokens
+from evalgpt.faults import TextFaults
 from evalgpt.guard import calling, described
 from evalgpt.metrics import (
     Ledger,
@@ -33,10 +35,7 @@ from evalgpt.metrics import (
 from evalgpt.protocols import Protocol
 from evalgpt.words import word_starts
 
-__all__ = ["CELLS", "Streamed", "encoded_parts", "score_stream"]
-
-CELLS = 1 << 18
-"""Entries up to which the interval is of single tokens; beyond, of so many to twice as many sums over neighbours."""
+__all__ = ["Streamed", "encoded_parts", "score_stream"]
 
 SLICE = 1 << 20
 """Characters of a text that are tokenized together where it does not come in parts."""
@@ -59,6 +58,7 @@ class Streamed:
     characters: int
     bytes: int
     sha256: str
+    faults: TextFaults
     encoding_seconds: float
     scoring_seconds: float
 
@@ -165,7 +165,7 @@ class _Counts:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.cells = _Cells()
+        self.cells = Cells()
         self.scores = self.words = self.documents = self.characters = self.bytes_read = self.words_read = 0
         self.bytes = 0.0
         self.tokens = self.head = self.tail = self.unscored = self.longest = 0
@@ -174,22 +174,25 @@ class _Counts:
         self.lengths = np.zeros(model.context_length + 2, np.int64)
         self.lines = hashlib.sha256()
         self.only = ""
+        self.faults = TextFaults()
+        self.first: dict[str, _Text] = {}  # by the hash of the text
+        self.copies: list[int] = []  # how many texts are each text; 0 for those that repeat an earlier one
 
     def result(self, protocol: Protocol, encoding: float, scoring: float) -> Streamed:
-        check_tokens(self.tokens)
         if not self.scores:
+            check_tokens(self.tokens)
             raise EvaluationError(f"nothing to score: protocol {protocol.name} finds no window in {self.tokens} tokens")
         size: tuple[int | None, int | None] = (round(self.bytes), self.words) if self.known else (None, None)
         if self.scores == self.tokens:
             size = (self.bytes_read, self.words_read)
         sums = Sums(self.scores, self.nll, self.nll, *size)
-        total, count, sizes, document = self.cells.columns()
+        total, count, sizes, document = self._folded()
         texts = self.documents - self.unscored
         return Streamed(
             metrics=metrics_of(
                 sums,
                 self.perplexities / texts if texts > 1 and math.isfinite(self.perplexities) else None,
-                uncertainty_of((total, count), (total, sizes), document, sums, self.scores / len(total)),
+                uncertainty_of((total, count), (total, sizes), document, sums, self.cells.mean_tokens()),
             ),
             ledger=Ledger(
                 tokens=self.tokens,
@@ -209,9 +212,29 @@ class _Counts:
             characters=self.characters,
             bytes=self.bytes_read,
             sha256=self.only if self.documents == 1 else self.lines.hexdigest(),
+            faults=self.faults,
             encoding_seconds=encoding,
             scoring_seconds=scoring,
         )
+
+    def see(self, text: _Text) -> None:
+        """Take in that ``text`` is read, whose hash is ``only``."""
+        original = self.first.setdefault(self.only, text)
+        self.copies.append(0)
+        self.copies[original.number] += 1
+        self.faults.documents = self.faults.units = self.documents
+        if original is not text:
+            self.faults.repeated(text.document.id, original.document.id)
+
+    def _folded(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """The cells, those of a repeated text once, with the weight of all copies: they have the same losses."""
+        *columns, document = self.cells.columns()
+        if not self.faults.repeats:
+            return columns[0], columns[1], columns[2], document
+        weight = np.asarray(self.copies, np.float64)[document]
+        kept = weight > 0
+        total, count, sizes = (column[kept] * weight[kept] for column in columns)
+        return total, count, sizes, document[kept]
 
 
 class _Text:
@@ -222,7 +245,7 @@ class _Text:
         self.number = counts.documents
         counts.documents += 1
         self.digest = hashlib.sha256()
-        self.tokens = self.at = self.scores = 0
+        self.tokens = self.at = self.scores = self.characters = 0
         self.nll = 0.0
         self.inside = False
         self.waiting = np.empty((0, 2))
@@ -232,6 +255,8 @@ class _Text:
         for text, encoding in encoded_parts(self.counts.model, self.document):
             data = text.encode()
             self.digest.update(data)
+            self.counts.faults.see(self.document.id, text, self.characters)
+            self.characters += len(text)
             self.counts.characters += len(text)
             self.counts.bytes_read += len(data)
             self.waiting = np.concatenate([self.waiting, self._sizes(text, len(data), encoding)])
@@ -288,54 +313,5 @@ class _Text:
             loss = self.nll / self.scores
             counts.perplexities += math.exp(loss) if loss < 709 else math.inf
         counts.only = self.digest.hexdigest()
+        counts.see(self)
         counts.lines.update(f"{NO_CONTEXT}\t{counts.only}\n".encode())
-
-
-class _Cells:
-    """Loss, tokens and bytes of neighbouring tokens, in at most twice ``CELLS`` sums: pairs become one when they are
-    full. A cell over several texts counts as the first one's."""
-
-    def __init__(self) -> None:
-        self.sums = np.zeros((2 * CELLS, 4))  # loss, tokens, bytes, document
-        self.each = 1  # tokens of a full cell
-        self.used = 0
-
-    def add(self, losses: NDArray[np.float64], sizes: NDArray[np.float64], document: int) -> None:
-        at = 0
-        while at < len(losses):
-            if self.used == len(self.sums):
-                self._halve()
-            at += self._into(losses[at:], sizes[at:], document)
-
-    def _into(self, losses: NDArray[np.float64], sizes: NDArray[np.float64], document: int) -> int:
-        """Take in some of these tokens; how many."""
-        last = self.sums[self.used - 1] if self.used else None
-        if last is not None and last[1] < self.each:
-            count = min(int(self.each - last[1]), len(losses))
-            last[:3] += losses[:count].sum(), count, sizes[:count].sum()
-            return count
-        count = min(len(losses) // self.each, len(self.sums) - self.used)
-        if count == 0:
-            count, width = 1, len(losses)
-        else:
-            width = self.each
-        new = self.sums[self.used : self.used + count]
-        new[:, 0] = losses[: count * width].reshape(count, width).sum(1)
-        new[:, 1] = width
-        new[:, 2] = sizes[: count * width].reshape(count, width).sum(1)
-        new[:, 3] = document
-        self.used += count
-        return count * width
-
-    def _halve(self) -> None:
-        pairs = self.sums.reshape(-1, 2, 4)
-        merged = pairs.sum(1)
-        merged[:, 3] = pairs[:, 0, 3]
-        self.sums[: len(merged)] = merged
-        self.used = len(merged)
-        self.each *= 2
-
-    def columns(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """Loss (nats), tokens, bytes, document of each cell."""
-        used = self.sums[: self.used]
-        return used[:, 0], used[:, 1], used[:, 2], used[:, 3].astype(np.int64)

@@ -6,7 +6,6 @@ Every command that writes a file asks :class:`Targets` before it begins its work
 from __future__ import annotations
 
 import fnmatch
-import glob
 import mmap
 import os
 import re
@@ -18,6 +17,7 @@ import msgspec
 
 from evalgpt.core import UsageError
 from evalgpt.files import BOM, check_writable, is_stream
+from evalgpt.finding import files_of_glob, has_wildcard
 from evalgpt.specs import parse, visible
 
 __all__ = ["Existing", "Kind", "Targets", "document_at", "document_kind", "marked_kind"]
@@ -209,10 +209,10 @@ def _reads(named: str, target: str) -> bool:
         return _is_in(target, named)
     if _same(target, named):
         return True
-    if not glob.has_magic(named):
+    if not has_wildcard(named):
         return False
     if os.path.exists(target):  # noqa: PTH110
-        return any(_same(target, found) for found in glob.iglob(named, recursive=True, include_hidden=True))
+        return any(_same(target, found) for found in files_of_glob(named, hidden=True).files)
     pattern = os.path.abspath(named)  # noqa: PTH100
     patterns = (pattern, pattern.replace(f"**{os.sep}", ""))
     return any(fnmatch.fnmatch(os.path.abspath(target), one) for one in patterns)  # noqa: PTH100

@@ -13,7 +13,17 @@ import msgspec
 from evalgpt.core import Document, EvaluationError, Model, Row, Task
 from evalgpt.guard import calling, described, named
 
-__all__ = ["DEEPEST", "check_model", "check_protocol", "check_task", "documents_of", "metrics_of", "plain", "too_deep"]
+__all__ = [
+    "DEEPEST",
+    "check_model",
+    "check_protocol",
+    "check_task",
+    "documents_of",
+    "metrics_of",
+    "notes_of",
+    "plain",
+    "too_deep",
+]
 
 DEEPEST = 100
 """Levels of nesting that metadata may have: far more than any has, and far less than what exhausts a reader."""
@@ -161,6 +171,20 @@ def metrics_of(task: Task, rows: Iterable[Row]) -> dict[str, float]:
             f"{named(task)}: metrics() returned {described(found)}; a mapping of names to numbers is wanted"
         )
     return numbers(task, "metrics()", items)
+
+
+def notes_of(task: Task) -> list[str]:
+    """What the task says of its texts, once they are read.
+
+    Raises:
+        EvaluationError: it is no sequence of texts.
+    """
+    notes = _get(task, "notes")
+    if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(note, str) for note in notes):
+        raise _wrong(task, "notes", notes, "a sequence of texts")
+    for note in notes:
+        _check_text(task, note, "a note")
+    return list(notes)
 
 
 def numbers(who: object, what: str, items: Sequence[tuple[Any, Any]]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evalgpt.core import Model
+from evalgpt.faults import TextFaults
 from evalgpt.metrics import Ledger, Metrics
 
 __all__ = ["Verdict", "judge"]
@@ -42,8 +43,8 @@ class Verdict:
     message: str
 
 
-def judge(model: Model, metrics: Metrics, counted: Ledger, useful: int) -> list[Verdict]:
-    """What is suspicious about ``metrics`` of ``model``, whose tokens are ``counted``.
+def judge(model: Model, metrics: Metrics, counted: Ledger, useful: int, faults: TextFaults) -> list[Verdict]:
+    """What is suspicious about ``metrics`` of ``model``, whose tokens are ``counted``, and the ``faults`` of its texts.
 
     ``useful`` is how much context the protocol would take with this model unless less is asked for, and the longest
     text has.
@@ -53,6 +54,7 @@ def judge(model: Model, metrics: Metrics, counted: Ledger, useful: int) -> list[
         *_coverage(counted),
         *_context(useful, counted),
         *_vocabulary(model),
+        *(Verdict(name, message) for name, message in faults.messages()),
         *_warnings(model),
     ]
 

@@ -6,13 +6,16 @@ probability: the sum of its tokens' log-probabilities, not their mean.
 
 from __future__ import annotations
 
+import glob
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 
 from evalgpt.core import Document, EvaluationError, Row, Task, UsageError
+from evalgpt.finding import Found, files_of_glob
 from evalgpt.hooks import Register, hookimpl
 from evalgpt.tasks.reading import jsonl, read_text
 
@@ -26,20 +29,30 @@ class MinimalPairs(Task):
 
     name = "minimal-pairs"
 
-    def __init__(self, paths: Sequence[Path], good: str, bad: str) -> None:
-        self.paths = paths
+    def __init__(self, found: Found, good: str, bad: str) -> None:
+        self.paths = [Path(name) for name in found.files]
         self.fields = {"good": good, "bad": bad}
+        self._left_out = found.notes
+        self.notes = found.notes
 
     def documents(self) -> Iterator[Document]:
+        equal: list[str] = []
         for path in self.paths:
             found = False
             for number, record in jsonl(read_text(path).split("\n"), str(path)):
                 found = True
-                yield from self._pair(record, path, number)
+                good, bad = self._pair(record, path, number)
+                if good.text == bad.text:
+                    equal.append(good.group)
+                yield from (good, bad)
             if not found:
                 raise EvaluationError(f"{path} holds no pairs")
+        count = f"{len(equal)} pairs have" if len(equal) > 1 else "1 pair has"
+        self.notes = self._left_out
+        if equal:
+            self.notes = [*self.notes, f"{count} two equal sentences, such as {equal[0]}, and count half"]
 
-    def _pair(self, record: Mapping[str, object], path: Path, number: int) -> Iterator[Document]:
+    def _pair(self, record: Mapping[str, object], path: Path, number: int) -> tuple[Document, Document]:
         where = f"{path}, line {number}"
         for field in self.fields.values():
             if not isinstance(record.get(field), str) or not record[field]:
@@ -47,19 +60,21 @@ class MinimalPairs(Task):
                     f"{where} has no sentence in the field {field!r}; it has {', '.join(record) or 'no fields'}: "
                     f"name the two with minimal-pairs:{path},good=FIELD,bad=FIELD"
                 )
-        if record[self.fields["good"]] == record[self.fields["bad"]]:
-            raise EvaluationError(f"{where}: the two sentences are the same")
         context = record.get("context", "")
         if not isinstance(context, str):
             raise EvaluationError(f"{where}: context must be a text")
         group = f"{path.stem}/{number}"
-        for label, field in self.fields.items():
-            yield Document(f"{group}/{label}", str(record[field]), context, group, label)
+        good, bad = (
+            Document(f"{group}/{label}", str(record[field]), context, group, label)
+            for label, field in self.fields.items()
+        )
+        return good, bad
 
     def metrics(self, rows: Iterable[Row]) -> Mapping[str, float]:
         """Accuracy by summed log-probability and by log-probability per UTF-8 byte, over all pairs and per paradigm.
 
-        A tie counts half. Each accuracy has its 95 % Wilson interval: ``accuracy_low``, ``accuracy_high``.
+        A tie counts half. Each accuracy has its 95 % Wilson interval: ``accuracy_low``, ``accuracy_high``, for which a
+        pair that occurs repeatedly counts once.
         """
         pairs: dict[str, dict[str, Row]] = {}
         for row in rows:
@@ -78,25 +93,35 @@ class MinimalPairs(Task):
 
 def _accuracies(prefix: str, pairs: Sequence[Mapping[str, Row]]) -> dict[str, float]:
     result = {f"{prefix}pairs": float(len(pairs))}
+    trials = _different(pairs)
     for name, per_byte in (("accuracy", False), ("accuracy_per_byte", True)):
         points = sum(_points(pair["good"], pair["bad"], per_byte) for pair in pairs)
-        low, high = wilson(points, len(pairs))
+        low, high = wilson(points * (trials / len(pairs)), trials)
         key = f"{prefix}{name}"
         result |= {key: points / len(pairs), f"{key}_low": low, f"{key}_high": high}
     return result
+
+
+def _different(pairs: Sequence[Mapping[str, Row]]) -> float:
+    """How many pairs the interval rests on: all, if each occurs once, else Kish's effective number (sum m)^2 / sum m^2
+    of pairs that occur m times."""
+    texts = Counter(tuple((row.document.context, row.text) for row in (pair["good"], pair["bad"])) for pair in pairs)
+    return len(pairs) ** 2 / sum(times**2 for times in texts.values())
 
 
 def _points(good: Row, bad: Row, per_byte: bool) -> float:
     for row in (good, bad):
         if not len(row.nll):
             raise EvaluationError(f"no token of {row.document.id} was scored, so its pair cannot be judged")
+    if good.text == bad.text:  # their losses may differ by the rounding of two batches
+        return 0.5
     losses = [
         float(row.nll.sum(dtype="float64")) / (len(row.text.encode()) if per_byte else 1.0) for row in (good, bad)
     ]
     return 0.5 if losses[0] == losses[1] else float(losses[0] < losses[1])
 
 
-def wilson(successes: float, trials: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(successes: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval for a proportion (Wilson 1927), which stays within 0 and 1.
 
     Pairs of one paradigm come from templates and are not quite independent, so it is somewhat too narrow.
@@ -110,14 +135,16 @@ def wilson(successes: float, trials: int, level: float = LEVEL) -> tuple[float, 
     return min(max((middle - half) / scale, 0.0), share), max(min((middle + half) / scale, 1.0), share)
 
 
-def make_minimal_pairs(argument: str | None, *, good: str = "sentence_good", bad: str = "sentence_bad") -> Task:
+def make_minimal_pairs(
+    argument: str | None, *, good: str = "sentence_good", bad: str = "sentence_bad", hidden: bool = False
+) -> Task:
     """Minimal pairs as BLiMP's, minimal-pairs:PATH (JSONL file or folder) or :PARADIGM of BLiMP in $EVALGPT_DATA."""
     if good == bad:
         raise UsageError(f"task 'minimal-pairs': good and bad are both the field {good!r}")
-    return MinimalPairs(_paths(argument), good, bad)
+    return MinimalPairs(_find(argument, hidden), good, bad)
 
 
-def _paths(argument: str | None) -> list[Path]:
+def _find(argument: str | None, hidden: bool) -> Found:
     data = os.environ.get("EVALGPT_DATA")
     blimp = Path(data) / "blimp" if data else None
     if argument is None:
@@ -129,15 +156,15 @@ def _paths(argument: str | None) -> list[Path]:
         argument = str(blimp)
     path = Path(argument)
     if path.is_file():
-        return [path]
+        return Found([argument])
     if path.is_dir():
-        found = sorted(path.glob("*.jsonl"))
-        if not found:
+        found = files_of_glob(f"{glob.escape(argument)}/*.jsonl", hidden=hidden)
+        if not found.files:
             raise EvaluationError(f"the folder {argument} holds no .jsonl files")
         return found
     named = blimp / f"{argument}.jsonl" if blimp else None
     if named and named.is_file():
-        return [named]
+        return Found([str(named)])
     known = ", ".join(sorted(p.stem for p in blimp.glob("*.jsonl"))) if blimp and blimp.is_dir() else ""
     there = f"; paradigms in EVALGPT_DATA: {known}" if known else "; EVALGPT_DATA has no folder blimp to look it up in"
     raise UsageError(f"task 'minimal-pairs': there is no file, folder or paradigm {argument}{there}")

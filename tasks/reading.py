@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from evalgpt.core import EvaluationError, UsageError
+from evalgpt.tasks.formats import DAMAGED, open_text
 
-__all__ = ["jsonl", "lines_of", "read_once", "read_parts", "read_text", "shown"]
+__all__ = ["EmptyError", "jsonl", "lines_of", "read_once", "read_parts", "read_text", "shown"]
 
 PART = 1 << 20
 
@@ -21,16 +25,13 @@ CONVERT = "convert it, for example with iconv -f LATIN1 -t UTF-8"
 def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file (``-`` is standard input), byte for byte: no newline translation, no BOM removed.
 
+    What is compressed by gzip, bzip2 or xz is decompressed.
+
     Raises:
         UsageError: the file cannot be read. EvaluationError: it is not UTF-8, or it is empty.
     """
-    name = "standard input" if str(path) == "-" else str(path)
-    try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {name}") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+    with _opened(str(path)) as (file, name):
+        data = file.read()
     if not data:
         raise _empty(name)
     try:
@@ -41,24 +42,44 @@ def read_text(path: str | Path) -> str:
         ) from None
 
 
-def _empty(name: str) -> EvaluationError:
-    return EvaluationError(f"{name} is empty; there is nothing to score")
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
+    """The file or standard input, decompressed, and its name; errors of opening and reading in one line."""
+    name = "standard input" if path == "-" else path
+    try:
+        with ExitStack() as stack:
+            raw: IO[bytes] = sys.stdin.buffer if path == "-" else stack.enter_context(Path(path).open("rb"))
+            yield open_text(io.BytesIO(raw.read()) if path == "-" else raw, name), name
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {name}") from None
+    except DAMAGED as error:
+        raise EvaluationError(f"{name} is damaged or cut off, and cannot be decompressed: {error}") from None
+    except OSError as error:
+        if error.errno is None:  # bz2's word for data that is not bzip2
+            raise EvaluationError(f"{name} is damaged, and cannot be decompressed: {error}") from None
+        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+
+
+class EmptyError(EvaluationError):
+    """A file without a text."""
+
+
+def _empty(name: str) -> EmptyError:
+    return EmptyError(f"{name} is empty; there is nothing to score")
 
 
 def read_parts(path: str) -> Iterator[str]:
-    """The text of a UTF-8 file, a MiB at a time; errors as :func:`read_text`."""
+    """The text of a UTF-8 file, a MiB at a time; otherwise as :func:`read_text`."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     at = 0
     try:
-        with Path(path).open("rb") as file:
+        with _opened(path) as (file, _):
             while data := file.read(PART):
                 yield decoder.decode(data)
                 at += len(data)
             decoder.decode(b"", final=True)
             if not at:
                 raise _empty(path)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         at += error.start - len(decoder.getstate()[0])
         raise EvaluationError(f"{path} is not UTF-8 near byte {at} ({error.reason}); {CONVERT}") from None
@@ -94,7 +115,10 @@ def jsonl(lines: Iterable[str], path: str) -> Iterator[tuple[int, dict[str, obje
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise EvaluationError(f"{path}, line {number} is not JSON: {error}") from None
+            returns = "; its lines end in carriage returns alone: convert it with tr '\\r' '\\n'" * (
+                "\r" in line.strip()
+            )
+            raise EvaluationError(f"{path}, line {number} is not JSON: {error}{returns}") from None
         if not isinstance(record, dict):
             raise EvaluationError(f"{path}, line {number} is not a JSON object")
         for key, value in record.items():

@@ -1,100 +1,180 @@
-"""The task ``text``: any text of yours, from a file, a folder, a glob, standard input, or a field of JSONL."""
+"""The task ``text``: any text of yours, from a file, a folder, a glob, standard input, or a field of records."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
+from evalgpt.finding import Found, files_in_folder, files_of_glob, has_wildcard
 from evalgpt.hooks import Register, hookimpl
-from evalgpt.tasks.reading import jsonl, lines_of, read_once, read_parts, read_text, shown
+from evalgpt.tasks.formats import (
+    RECORDS,
+    Record,
+    is_compressed,
+    is_parquet,
+    no_text,
+    records_of_csv,
+    records_of_json,
+    records_of_parquet,
+    suffix_of,
+    text_of,
+)
+from evalgpt.tasks.reading import EmptyError, jsonl, lines_of, read_once, read_parts, read_text, shown
 
 __all__ = ["Text", "make_text"]
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
 """What a folder is searched for."""
 
-JSONL = (".jsonl", ".ndjson")
-
 LONG = 32 << 20
 """Bytes above which texts are read part by part: so many have eight million tokens, of which a report that keeps them
 takes 300 MB."""
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a spec asks for: the ``field`` of records, hidden files too, and to ``skip`` what holds no text."""
+
+    field: str = "text"
+    hidden: bool = False
+    skip: bool = False
+
+
 class Text(Task):
-    """One document per file, or per line of a JSONL file."""
+    """One document per file, or per record of a file that holds records.
+
+    Files are read for each model anew; one that changed in between is refused.
+    """
 
     name = "text"
 
-    def __init__(self, paths: Sequence[str], field: str | None, folder: str | None = None) -> None:
-        self.paths = paths
+    def __init__(self, found: Found, options: Options, folder: str | None = None) -> None:
+        self.paths = found.files
         self.folder = folder
-        self.field = field or "text"
-        self._kept = {path: read_once(path) for path in paths}
-        size = sum(Path(path).stat().st_size for path in paths if self._kept[path] is None)
+        self.options = options
+        self.notes = self._left_out = found.notes
+        self._kept = {path: read_once(path) for path in self.paths}
+        self._read: dict[str, tuple[int, int]] = {}
+        size = sum(_size(path) for path in self.paths if self._kept[path] is None)
         self.long = size if size > LONG else 0
 
     def documents(self) -> Iterator[Document]:
+        skipped: list[str] = []
+        some = False
         for path in self.paths:
-            text = self._kept[path]
-            long = bool(self.long) and text is None
-            if Path(path).suffix in JSONL:
-                yield from self._from_jsonl(path, read_parts(path) if long else [text or read_text(path)])
-            elif long:
-                yield Document(self._id(path), "", parts=partial(read_parts, path))
-            else:
-                yield Document(self._id(path), text or read_text(path))
+            if self._kept[path] is None:
+                self._check_unchanged(path)
+            records = suffix_of(path) in RECORDS or is_parquet(path)
+            for document in self._from_records(path, skipped) if records else self._from_file(path, skipped):
+                some = True
+                yield document
+        if skipped and not some:
+            raise EvaluationError(f"nothing is left to score: all {len(skipped)} were skipped, such as {skipped[0]}")
+        self.notes = self._left_out
+        if skipped:
+            more = f", and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+            self.notes = [*self.notes, f"skipped {len(skipped)} without a text: {'; '.join(skipped[:3])}{more}"]
+
+    def _check_unchanged(self, path: str) -> None:
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        now = (status.st_size, status.st_mtime_ns)
+        if self._read.setdefault(path, now) != now:
+            raise EvaluationError(f"{path} changed while it was evaluated, so the models would read different texts")
+
+    def _from_file(self, path: str, skipped: list[str]) -> Iterator[Document]:
+        text = self._kept[path]
+        if self.long and text is None:
+            yield Document(self._id(path), "", parts=partial(read_parts, path))
+            return
+        try:
+            text = read_text(path) if text is None else text
+            if not text.strip():
+                raise EmptyError(f"{path} holds only white space; there is nothing to score")
+        except EmptyError:
+            if not self.options.skip:
+                raise
+            skipped.append(f"{path} is empty")
+            return
+        yield Document(self._id(path), text)
 
     def _id(self, path: str) -> str:
         """The path as it was given, or within the folder that was given."""
         return shown(path if self.folder is None else str(Path(path).relative_to(self.folder)))
 
-    def _from_jsonl(self, path: str, parts: Iterable[str]) -> Iterator[Document]:
+    def _from_records(self, path: str, skipped: list[str]) -> Iterator[Document]:
         found = False
-        for number, record in jsonl(lines_of(parts), path):
-            text = record.get(self.field)
-            where = f"{path}, line {number}"
-            if self.field not in record:
-                raise EvaluationError(
-                    f"{where} has no field {self.field!r}; it has {', '.join(record) or 'none'}: "
-                    f"name one with text:{path},field=NAME"
-                )
-            if not isinstance(text, str) or not text:
-                raise EvaluationError(f"{where}: {self.field} must be a text that is not empty")
+        for where, record in self._records(path):
             found = True
-            yield Document(f"{self._id(path)}:{number}", text)
+            text = text_of(record, self.options.field, f"{path}, {where}")
+            if isinstance(text, str):
+                yield Document(f"{self._id(path)}:{where.rpartition(' ')[2]}", text)
+            elif self.options.skip:
+                skipped.append(f"{path}, {where} is {text.value}")
+            else:
+                raise EvaluationError(no_text(record, self.options.field, f"{path}, {where}", text))
         if not found:
             raise EvaluationError(f"{path} holds no records")
 
+    def _records(self, path: str) -> Iterator[Record]:
+        if is_parquet(path):
+            return records_of_parquet(path, self.options.field)
+        text, suffix = self._kept[path], suffix_of(path)
+        if suffix == ".parquet":
+            raise EvaluationError(f"{path} is not a Parquet file, whatever its name")
+        parts = read_parts(path) if self.long and text is None else [read_text(path) if text is None else text]
+        if suffix == ".json":
+            return records_of_json(parts, path)
+        if suffix in (".csv", ".tsv"):
+            return records_of_csv(lines_of(parts), path)
+        return ((f"line {number}", record) for number, record in jsonl(lines_of(parts), path))
 
-def make_text(argument: str | None, *, field: str | None = None) -> Task:
-    """Your own text, text:PATH: a file, a folder, a glob, - for standard input, JSONL with field=NAME. UTF-8."""
+
+def _size(path: str) -> int:
+    """Bytes of the text in the file: of a compressed one a guess, for English is a third of its size by gzip."""
+    return Path(path).stat().st_size * (3 if is_compressed(path) else 1)
+
+
+def make_text(argument: str | None, *, field: str | None = None, hidden: bool = False, skip: bool = False) -> Task:
+    """Your own text, text:PATH: file, folder, glob, - for stdin; JSONL, JSON, CSV, TSV, Parquet by field=NAME."""
     if argument is None:
         raise UsageError("task 'text' needs a path: text:book.txt, text:folder, text:'*.txt', or text:- to read stdin")
-    paths = _paths(argument)
-    if field is not None and not any(Path(path).suffix in JSONL for path in paths):
-        raise UsageError(f"task 'text': field={field} is for JSONL ({', '.join(JSONL)}), and {argument} is none")
-    return Text(paths, field, argument if Path(argument).is_dir() else None)
+    found = _find(argument, hidden)
+    if field is not None and not any(suffix_of(path) in RECORDS or is_parquet(path) for path in found.files):
+        raise UsageError(f"task 'text': field={field} is for records ({', '.join(RECORDS)}), and {argument} has none")
+    options = Options(field or "text", hidden, skip)
+    return Text(found, options, argument if Path(argument).is_dir() else None)
 
 
-def _paths(argument: str) -> list[str]:
+def _find(argument: str, hidden: bool) -> Found:
     path = Path(argument)
     if argument == "-" or path.is_file():
-        return [argument]
+        return Found([argument])
     if path.is_dir():
-        found = sorted(str(p) for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-        if not found:
-            raise EvaluationError(f"the folder {argument} holds no text; looked for {', '.join(SUFFIXES)}")
-        return found
-    found = sorted(p for p in glob.glob(argument, recursive=True) if Path(p).is_file())
-    if found:
+        found = files_in_folder(path, lambda file: file.suffix in SUFFIXES, hidden=hidden)
+        if not found.files:
+            ask = "" if hidden else f"; hidden files and folders are read with text:{argument},hidden=true"
+            raise EvaluationError(f"the folder {argument} holds no text; looked for {', '.join(SUFFIXES)}{ask}")
         return found
     if path.exists():  # a pipe, as in text:<(zcat book.gz)
-        return [argument]
-    wild = any(mark in argument for mark in "*?[")
-    raise UsageError(f"nothing matches {argument}" if wild else f"there is no file or folder {argument}")
+        return Found([argument])
+    if not has_wildcard(argument):
+        broken = path.is_symlink()
+        raise UsageError(
+            f"{argument} is a link to a file that is not there" if broken else f"there is no file or folder {argument}"
+        )
+    found = files_of_glob(argument, hidden=hidden)
+    if not found.files:
+        only = (
+            found.notes[0] if found.notes else "a folder is named without a wildcard, or searched with folder/**/*.txt"
+        )
+        raise UsageError(f"nothing matches {argument}; {only}")
+    return found
 
 
 @hookimpl

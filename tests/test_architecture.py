@@ -19,7 +19,9 @@ ALLOWED = {
     "validation": {"core", "guard"},
     "answers": {"conformance", "core", "guard"},
     "environment": set(),
-    "verdicts": {"core", "metrics"},
+    "repeats": {"core"},
+    "faults": {"core", "repeats"},
+    "verdicts": {"core", "faults", "metrics"},
     "conformance": {"core"},
     "checks_score": {"conformance", "core"},
     "checks_text": {"conformance", "core"},
@@ -30,17 +32,18 @@ ALLOWED = {
     "protocols": {"core", "hooks", "peers", "windows", "answers"},
     "statistics": set(),
     "words": {"core"},
-    "metrics": {"core", "statistics", "words"},
+    "metrics": {"core", "repeats", "statistics", "words"},
     "files": {"core"},
     "report": {"core", "files", "metrics", "validation", "verdicts"},
-    "targets": {"core", "files", "specs"},
-    "alignment": {"core", "metrics", "report"},
-    "compare": {"alignment", "core", "report", "statistics", "verdicts"},
+    "finding": {"core"},
+    "targets": {"core", "files", "finding", "specs"},
+    "alignment": {"core", "metrics", "repeats", "report"},
+    "compare": {"alignment", "core", "repeats", "report", "statistics", "verdicts"},
     "cache": {"core", "answers"},
     "batching": {"cache", "core", "answers", "guard"},
     "engine": {"batching", "core", "validation", "protocols", "answers", "guard"},
     "detail": {"core", "files", "guard", "report"},
-    "divergence": {"batching", "compare", "core", "engine", "protocols", "answers", "guard"},
+    "divergence": {"batching", "compare", "core", "engine", "protocols", "repeats", "answers", "guard"},
     "plugins": {"core", "hooks", "specs", "protocols", "guard", "streams", "validation"},
     "api": {
         "batching",
@@ -49,6 +52,7 @@ ALLOWED = {
         "detail",
         "engine",
         "environment",
+        "faults",
         "metrics",
         "plugins",
         "protocols",
@@ -61,7 +65,8 @@ ALLOWED = {
         "guard",
         "validation",
     },
-    "streaming": {"batching", "core", "engine", "metrics", "protocols", "words", "answers", "guard"},
+    "cells": set(),
+    "streaming": {"batching", "cells", "core", "engine", "faults", "metrics", "protocols", "words", "answers", "guard"},
     "spelling": {"core", "answers"},
     "explanation": {"api", "core", "engine", "plugins", "report", "spelling", "answers"},
     "generation": {"api", "core", "engine", "plugins", "report", "spelling", "answers"},
@@ -312,7 +317,7 @@ def test_plugin_modules_load_no_torch(name):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("tasks/*.py")), ids=lambda p: p.stem)
 def test_tasks_import_core_and_the_marker(path):
-    allowed = {"evalgpt.core", "evalgpt.hooks", "evalgpt.tasks.reading"}
+    allowed = {f"evalgpt.{name}" for name in ("core", "finding", "hooks", "tasks.formats", "tasks.reading")}
     assert {name for name in imports(path) if name.startswith("evalgpt")} <= allowed
 
 

@@ -74,10 +74,25 @@ def test_progress_ends_at_the_total():
     assert [p.done for p in seen] == sorted(p.done for p in seen)
 
 
-@pytest.mark.parametrize("text", ["", "a"])
-def test_fewer_than_two_tokens_are_refused(text):
+@pytest.mark.parametrize("prefix", [256, None])
+@pytest.mark.parametrize("texts", [["a"], ["a", "b"], ["", "a"]], ids=["alone", "together", "beside an empty one"])
+@pytest.mark.parametrize("long", [0, 1], ids=["whole", "in parts"])
+def test_one_token_has_a_loss_behind_a_prefix_alone_or_together(texts, prefix, long):
+    model, task = BytesModel(prefix_id=prefix), Texts(*texts)
+    task.long = long
+    if prefix is not None:
+        assert evalgpt.evaluate(model, task).metrics.scores == len("".join(texts))
+        return
+    with pytest.raises(EvaluationError, match=r"a loss needs at least 2|nothing to score"):
+        evalgpt.evaluate(model, task)
+
+
+@pytest.mark.parametrize("long", [0, 1], ids=["whole", "in parts"])
+def test_no_token_has_no_loss(long):
+    task = Texts("")
+    task.long = long
     with pytest.raises(EvaluationError, match="a loss needs at least 2"):
-        evalgpt.evaluate(BytesModel(), Texts(text))
+        evalgpt.evaluate(BytesModel(), task)
 
 
 def test_a_single_token_after_a_context_is_enough():

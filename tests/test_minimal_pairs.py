@@ -73,6 +73,29 @@ def test_equal_losses_count_half(tmp_path):
     assert evalgpt.evaluate(model, task(path)).task_metrics["accuracy"] == 0.5
 
 
+def test_a_pair_of_equal_sentences_counts_half_with_a_note(tmp_path):
+    """Whatever the model says: the two may be in batches that round differently."""
+    path = written(tmp_path / "p.jsonl", [("ab", "cd"), ("ef", "ef"), ("gh", "gh")])
+    losses = iter(range(1000, 0, -1))  # never the same twice, and the second sentence's is lower
+    found = evalgpt.evaluate(BytesModel(lambda context, target: next(losses)), task(path))
+    points = 3 * found.task_metrics["accuracy"]
+    assert points in (1.0, 2.0)
+    assert found.task_metrics["pairs"] == 3
+    assert [note for note in found.notes if "2 pairs" in note and "p/2" in note]
+
+
+@pytest.mark.parametrize(("times", "trials"), [((1, 1, 1), 3), ((5, 5, 5), 3), ((4, 1, 1), 2), ((7, 0, 0), 1)])
+def test_repeated_pairs_count_once_in_the_interval(tmp_path, times, trials):
+    pairs = [pair for pair, count in zip(PAIRS, times, strict=True) for _ in range(count)]
+    found = evalgpt.evaluate(BytesModel(context_length=64), task(written(tmp_path / "p.jsonl", pairs)))
+    metrics = found.task_metrics
+    assert metrics["pairs"] == len(pairs)
+    low, high = wilson(metrics["accuracy"] * trials, trials)
+    assert (metrics["accuracy_low"], metrics["accuracy_high"]) == pytest.approx((low, high), rel=1e-12)
+    repeated = [verdict.name for verdict in found.verdicts if verdict.name == "repeated_documents"]
+    assert repeated == ["repeated_documents"] * (len(set(pairs)) < len(pairs))
+
+
 def test_other_fields_can_be_named(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"right": "a b", "wrong": "b a"}\n')
@@ -101,7 +124,6 @@ def test_wilsons_interval_solves_its_equation(successes, trials):
         ("", "is empty"),
         ("\n", "holds no pairs"),
         ('{"sentence_good": "a"}', "no sentence in the field 'sentence_bad'"),
-        ('{"sentence_good": "a", "sentence_bad": "a"}', "the two sentences are the same"),
         ('{"sentence_good": "a", "sentence_bad": "b", "context": 3}', "context must be a text"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from models import BytesModel
 
 import evalgpt
-from evalgpt import streaming, windows
+from evalgpt import cells, streaming, windows
 from evalgpt.api import task_info
 from evalgpt.cli import cli
 from evalgpt.core import Document
@@ -193,11 +193,11 @@ def test_cells_keep_what_a_long_sequence_is_worth(monkeypatch):
     losses, sizes = 3 + slow + generator.normal(size=100_000), generator.integers(1, 9, 100_000).astype(float)
     found = {}
     for size in (1 << 18, 40_000):
-        monkeypatch.setattr(streaming, "CELLS", size)
-        cells = streaming._Cells()
+        monkeypatch.setattr(cells, "CELLS", size)
+        kept = cells.Cells()
         for part, own in zip(np.array_split(losses, 333), np.array_split(sizes, 333), strict=True):
-            cells.add(part, own, 0)
-        found[size] = cells.columns()
+            kept.add(part, own, 0)
+        found[size] = kept.columns()
     exact, coarse = found.values()
     assert len(exact[0]) == 100_000
     assert 40_000 <= len(coarse[0]) <= 80_000
@@ -239,7 +239,7 @@ def test_two_models_are_compared_on_a_long_text(tmp_path):
 @pytest.mark.usefixtures("short")
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "PART", 1 << 12)
-    monkeypatch.setattr(streaming, "CELLS", 256)
+    monkeypatch.setattr(cells, "CELLS", 256)
     monkeypatch.setattr(streaming, "WAVE", 4)
     peaks = []
     model = load_plugins().model("scratch:emb_dim=8,n_heads=1,n_layers=1,context_length=64", device="cpu")

@@ -79,7 +79,7 @@ def test_mostly_unscored():
     assert names(task=text, protocol="book:context=16") == []
     assert names(task=text, protocol="llama.cpp:context=32") == []  # leaves out half by design
     assert names(task=Text("x" * 95), protocol="llama.cpp:context=32") == ["mostly_unscored"]
-    (verdict,) = verdicts(task=Text("x" * 600, *["short"] * 4), protocol="book:context=16")
+    (verdict,) = verdicts(task=Text("x" * 600, "short", "brief", "terse", "small"), protocol="book:context=16")
     assert verdict.message == "8 of 10 texts were not scored; protocol exact scores them all"
 
 

@@ -1,0 +1,214 @@
+"""Kinds of file that the task ``text`` reads, names or refuses."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import pickle
+import sqlite3
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from evalgpt import Document, EvaluationError, UsageError
+from evalgpt.plugins import load_plugins
+from evalgpt.tasks import text as module
+
+PLUGINS = load_plugins()
+PROSE = "The mill stood by the river.\r\nIts wheel turned – slowly.\n"
+
+
+def task(path, *options):
+    return PLUGINS.task(",".join([f"text:{path}", *options]))
+
+
+def texts(path, *options):
+    return [document.text for document in task(path, *options).documents()]
+
+
+def written(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refused(path, *options):
+    with pytest.raises((EvaluationError, UsageError)) as raised:
+        texts(path, *options)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("long", [False, True])
+def test_compressed_texts_are_read_whatever_their_name(tmp_path, monkeypatch, compress, long):
+    if long:
+        monkeypatch.setattr(module, "LONG", 0)
+    path = written(tmp_path / "book.txt.gz", compress(PROSE.encode()))
+    assert [document.whole().text for document in task(path).documents()] == [PROSE]
+    path = written(tmp_path / "rows.jsonl.gz", compress(b'{"text": "one"}\n{"text": "two"}'))
+    assert texts(path) == ["one", "two"]
+    (tmp_path / "cut.txt").write_bytes(compress(os.urandom(9999))[:-99])
+    assert "decompressed" in "".join(refused_parts(tmp_path / "cut.txt"))
+
+
+def refused_parts(path):
+    with pytest.raises(EvaluationError) as raised:
+        [document.whole() for document in task(path).documents()]
+    return str(raised.value)
+
+
+def test_standard_input_may_be_compressed(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(PROSE.encode()))))
+    assert texts("-") == [PROSE]
+
+
+def numpy_file():
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+def zip_file():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.txt", "text")
+    return file.getvalue()
+
+
+def database():
+    connection = sqlite3.connect(":memory:")
+    connection.execute("create table t (a)")
+    return connection.serialize()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (PROSE.encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+        (b"\xfe\xff" + PROSE.encode("utf-16-be"), "iconv -f UTF-16 -t UTF-8"),
+        (PROSE.encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
+        (b"%PDF-1.7\n", "PDF"),
+        (zip_file(), "zip archive"),
+        (database(), "SQLite"),
+        ((24).to_bytes(8, "little") + b'{"__metadata__":{}}     ', "safetensors"),
+        (pickle.dumps({"a": [1.0]}), "pickle"),
+        (numpy_file(), "NumPy"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"GGUF\x03\0\0\0", "GGUF"),
+        (b"\x28\xb5\x2f\xfd\x04", "zstd -d"),
+        (gzip.compress(zip_file()), "zip archive"),
+    ],
+)
+def test_what_is_not_text_is_named(tmp_path, content, says):
+    assert says in refused(written(tmp_path / "a.txt", content))
+
+
+@pytest.mark.parametrize("text", ["PK is short for", "GIF89a is a format", "PAR1 is", "BZh is", "GGUF files", "%!PS"])
+def test_texts_that_begin_like_other_kinds_are_texts(tmp_path, text):
+    assert texts(written(tmp_path / "a.txt", text)) == [text]
+
+
+def test_a_json_array_of_objects_or_texts(tmp_path):
+    path = written(tmp_path / "a.json", '[{"text": "one", "n": 1},\n {"text": "two"}]')
+    assert list(task(path).documents()) == [Document(f"{path}:1", "one"), Document(f"{path}:2", "two")]
+    assert texts(written(tmp_path / "b.json", '["one", "two"]')) == ["one", "two"]
+    assert texts(written(tmp_path / "c.json", '{"text": "one"}\n{"text": "two"}\n')) == ["one", "two"]
+    assert "holds an object" in refused(written(tmp_path / "d.json", '{"text": "one"}'))
+    assert "is not JSON" in refused(written(tmp_path / "e.json", "[1, 2"))
+    assert "row 2: it is a number, and a text is wanted" in refused(written(tmp_path / "f.json", '["a", 2]'))
+
+
+def test_csv_and_tsv(tmp_path):
+    path = written(
+        tmp_path / "a.csv", '\ufeffid,text\r\n1,"The mill, by the river."\r\n2,"Wheel\nturns"\r\n3,"a ""b"""\r\n'
+    )
+    assert list(task(path).documents()) == [
+        Document(f"{path}:2", "The mill, by the river."),
+        Document(f"{path}:3", "Wheel\nturns"),
+        Document(f"{path}:5", 'a "b"'),
+    ]
+    assert texts(path, "field=id") == ["1", "2", "3"]
+    assert texts(written(tmp_path / "a.tsv", "body\tn\na, b\t2\n"), "field=body") == ["a, b"]
+    assert "line 2 has no field 'text' (missing); it has id, body" in refused(
+        written(tmp_path / "b.csv", "id,body\n1,a\n")
+    )
+    assert "line 3 has more cells" in refused(written(tmp_path / "c.csv", "id,text\n1,a\n2,b,c\n"))
+    assert "as CSV" in refused(written(tmp_path / "d.csv", 'id,text\n1,"open\n'))
+    assert texts(written(tmp_path / "e.csv", "id,text\n1,\n2,b\n3\n"), "skip=true") == ["b"]
+
+
+def test_parquet(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.data"
+    parquet.write_table(arrow.table({"text": ["one", None, "three"], "n": [1, 2, 3]}), path)
+    assert "row 2: text is null" in refused(path)
+    assert texts(path, "skip=true") == ["one", "three"]
+    assert "row 1: n is a number" in refused(path, "field=n")
+    assert "it has text, n" in refused(path, "field=body")
+    written(tmp_path / "cut.parquet", path.read_bytes()[:99])
+    assert "cannot be read as Parquet" in refused(tmp_path / "cut.parquet")
+    assert "not a Parquet file" in refused(written(tmp_path / "no.parquet", "text"))
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "evalgpt[parquet]" in refused(written(tmp_path / "a.parquet", b"PAR1\x15\0\0\0"))
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ('{"text": null}', "text is null"),
+        ('{"text": ""}', "text is empty"),
+        ('{"text": NaN}', "text is NaN"),
+        ('{"body": "a"}', "(missing); it has body"),
+    ],
+)
+def test_rows_without_a_text_are_named_or_skipped(tmp_path, row, says):
+    path = written(tmp_path / "a.jsonl", f'{{"text": "one"}}\n{row}\n{{"text": "three"}}\n')
+    message = refused(path)
+    assert says in message
+    assert ", line 2" in message
+    assert "skip=true" in message
+    found = task(path, "skip=true")
+    assert [document.id for document in found.documents()] == [f"{path}:1", f"{path}:3"]
+    (note,) = found.notes
+    assert note.startswith("skipped 1 ")
+    assert "line 2" in note
+    assert len(list(found.documents())) == 2
+    assert len(found.notes) == 1
+    assert "nothing is left" in refused(written(tmp_path / "b.jsonl", row), "skip=true")
+
+
+@pytest.mark.parametrize("value", ["5", "[1]", "true", '{"a": 1}'])
+def test_what_is_no_text_is_refused_also_with_skip(tmp_path, value):
+    assert ", and a text is wanted" in refused(written(tmp_path / "a.jsonl", f'{{"text": {value}}}'), "skip=true")
+
+
+def test_lines_that_end_in_carriage_returns_alone_are_named(tmp_path):
+    assert "carriage returns" in refused(written(tmp_path / "a.jsonl", '{"text": "a"}\r{"text": "b"}\r'))
+
+
+@pytest.mark.parametrize("content", ["", " \n\t\n"])
+def test_a_file_without_a_text_is_refused_or_skipped(tmp_path, content):
+    written(tmp_path / "a.txt", "text")
+    written(tmp_path / "b.txt", content)
+    assert "nothing to score" in refused(tmp_path)
+    found = task(tmp_path, "skip=true")
+    assert [document.id for document in found.documents()] == ["a.txt"]
+    assert "b.txt" in found.notes[0]
+
+
+def test_a_file_that_changes_between_two_models_is_refused(tmp_path):
+    path = written(tmp_path / "a.txt", "text")
+    found = task(path)
+    assert len(list(found.documents())) == len(list(found.documents())) == 1
+    written(path, "another text")
+    with pytest.raises(EvaluationError, match="changed while"):
+        list(found.documents())
+    path.unlink()
+    with pytest.raises(UsageError, match="cannot read"):
+        list(found.documents())
