@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,13 @@ from evalgpt.core import EvaluationError
 
 __all__ = ["GGUF"]
 
-HARMLESS = ("vocab_size", "tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned")
+HARMLESS = (
+    "vocab_size",
+    "context_length",
+    "tensor_data_layout",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+)
 """Keys that change no score: they repeat others, or belong to a scaling whose type is refused or applied by itself."""
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -37,6 +43,21 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "pooling_type": (0,),
 }
 """The value of each key at which it says nothing."""
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "attention.key_length": ("head_dim",),
+    "attention.value_length": ("head_dim",),
+    "attention.sliding_window": ("sliding_window",),
+    "attn_logit_softcapping": ("attn_logit_softcapping",),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+    "expert_feed_forward_length": ("moe_intermediate_size",),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
+    "use_parallel_residual": ("use_parallel_residual",),
+    "attention.layer_norm_epsilon": ("layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"),
+    "rope.freq_base": ("rope_parameters.full_attention.rope_theta", "rope_parameters.rope_theta"),
+    "rope.freq_base_swa": ("rope_parameters.sliding_attention.rope_theta",),
+}
+"""Fields of a configuration whose default a key may repeat though transformers does not read it, as Gemma 2's caps."""
 
 LINEAR = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures whose linear scaling of positions transformers computes as llama.cpp does."""
@@ -72,13 +93,15 @@ class GGUF:
         assert isinstance(factor, float)
         return {"rope_type": "linear", "factor": factor, "rope_theta": float(self._own("rope.freq_base") or 10000.0)}
 
-    def check_metadata(self) -> None:
+    def check_metadata(self, config: Callable[[], Any]) -> None:
         """Refuse a key of the architecture that is not read, does not say the neutral value, and is not applied.
+
+        ``config`` makes the configuration that transformers takes from this file; called only where a key needs it.
 
         Raises:
             EvaluationError: naming the keys with their values.
         """
-        dropped = [f"{self.architecture}.{key} = {_short(value)}" for key, value in self._dropped()]
+        dropped = [f"{self.architecture}.{key} = {_short(value)}" for key, value in self._dropped(config)]
         if dropped:
             raise EvaluationError(
                 f"{self.path}: transformers does not read {', '.join(dropped[:4])} of this GGUF file, and its scores "
@@ -101,7 +124,7 @@ class GGUF:
     def _own(self, key: str) -> Any:
         return self.values.get(f"{self.architecture}.{key}")
 
-    def _dropped(self) -> Iterator[tuple[str, object]]:
+    def _dropped(self, config: Callable[[], Any]) -> Iterator[tuple[str, object]]:
         from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
         section = self.architecture.replace("-", "_")
@@ -115,12 +138,20 @@ class GGUF:
                 continue
             if key.startswith("rope.scal") and applied:
                 continue
-            if not (value in NEUTRAL.get(key, ()) or self._repeats(key, value, key in known)):
+            if self._repeats(key, value, key in known):
+                continue
+            default = _field(config(), FIELDS[key]) if key in FIELDS else _NONE
+            # Zero stands for none; where the configuration has the field, no other value is neutral.
+            if value not in NEUTRAL.get(key, ()) if default is _NONE else not _alike(value or None, default or None):
                 yield key, value
 
     def _repeats(self, key: str, value: object, mapped: bool) -> bool:
         """Whether ``value`` is what transformers takes without being told: head sizes that follow from the width."""
         heads, width = self._own("attention.head_count"), self._own("embedding_length")
+        if key == "attention.head_count_kv":
+            return bool(value == heads)
+        if key == "feed_forward_length" and width:
+            return bool(value == 4 * width)  # Bloom's, which knows no other
         if key in ("attention.key_length", "attention.value_length", "rope.dimension_count") and heads and width:
             size = self._own("attention.key_length") if key == "rope.dimension_count" else None
             return bool(value == (size or width // heads))
@@ -150,6 +181,27 @@ class GGUF:
 
         tensor = next(t for t in self.reader.tensors if t.name == name)
         return bool(np.all(dequantize(tensor.data, tensor.tensor_type) == 1))
+
+
+_NONE = object()
+
+
+def _field(config: Any, paths: tuple[str, ...]) -> Any:
+    """The first of ``paths``, names joined by dots, that ``config`` has; ``_NONE`` where it has none of them."""
+    for path in paths:
+        found = config
+        for name in path.split("."):
+            found = found.get(name, _NONE) if isinstance(found, dict) else getattr(found, name, _NONE)
+        if found is not _NONE:
+            return found
+    return _NONE
+
+
+def _alike(value: Any, other: Any) -> bool:
+    """Whether both are one value; a GGUF file keeps numbers in single precision."""
+    if isinstance(value, float) and isinstance(other, (int, float)):
+        return bool(np.float32(value) == np.float32(other))
+    return bool(value == other)
 
 
 def _short(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +102,12 @@ def load(source: Source, arguments: dict[str, Any], dtype: torch.dtype | str) ->
 
 def _from_gguf(gguf: GGUF, path: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """More arguments of ``from_pretrained``: the configuration, where transformers would leave out its scaling."""
-    gguf.check_metadata()
+    from transformers import AutoConfig
+
+    gguf.check_metadata(functools.cache(lambda: AutoConfig.from_pretrained(path, **arguments)))
     positions = gguf.positions()
     if positions is None:
         return {}
-    from transformers import AutoConfig
-
     config = AutoConfig.from_pretrained(path, **arguments)
     config.rope_parameters = positions
     return {"config": config}

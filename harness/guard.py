@@ -65,7 +65,9 @@ def reason(error: BaseException) -> str:
     """What ``error`` says, in one line, with the class of what is not evalgpt's own."""
     try:
         text = " ".join(str(error).split())
-    except Exception:  # an exception whose own text fails
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an exception whose own text fails, or ends the program with exit code 0
         text = ""
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}..."
@@ -78,7 +80,9 @@ def described(value: object) -> str:
     """``value`` for a message: its type, and itself where that is short."""
     try:
         text = repr(value)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a plugin's own repr may do anything
         text = ""
     return f"{type(value).__name__} {text}" if text and len(text) <= 60 and "\n" not in text else type(value).__name__
 

@@ -22,6 +22,7 @@ __all__ = ["finish", "foreign", "guarded", "keep", "release"]
 
 _depth = threading.local()
 _kept: int | None = None
+_released = False
 
 
 class foreign:  # noqa: N801 - a context manager, read as a mark
@@ -105,7 +106,10 @@ def _fill_closed() -> None:
 
 
 def finish() -> OSError | None:
-    """Send out what is still buffered; what went wrong. Nothing is tried again when the process ends."""
+    """Send out what is still buffered; what went wrong. Nothing is tried again when the process ends.
+
+    The document is whole then: what threads of plugins print until the process ends goes to standard error.
+    """
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -115,10 +119,14 @@ def finish() -> OSError | None:
             os.dup2(nothing, _kept)
             os.close(nothing)
         return error
+    if _kept is not None and not _released:
+        sys.stdout = sys.stderr
     return None
 
 
 def release() -> None:
     """Give descriptor 1 back to a command of a plugin, whose subprocesses may print on purpose."""
+    global _released
     if _kept is not None:
         os.dup2(_kept, 1)
+        _released = True

@@ -40,8 +40,11 @@ def check_model(model: Model) -> None:
     for key in ("name", "fingerprint", "device", "dtype"):
         _text(model, key, empty=False)
     _text(model, "spec")
-    _whole(model, "context_length", 1)
-    size = _whole(model, "vocab_size", 1)
+    _whole(model, "context_length", 1, 1 << 63)
+    size = _whole(model, "vocab_size", 1, 1 << 63)
+    warnings = _get(model, "warnings")
+    if not isinstance(warnings, (list, tuple)) or not all(isinstance(line, str) for line in warnings):
+        raise _wrong(model, "warnings", warnings, "a list of texts")
     if _get(model, "prefix_id") is not None:
         _whole(model, "prefix_id", 0, size)
     _ids(model, "eos_ids")  # a tokenizer may have more special tokens than the model has embeddings

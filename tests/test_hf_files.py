@@ -285,3 +285,62 @@ def test_what_transformers_drops_of_a_gguf_file_is_refused_by_name(tmp_path, met
     save_gguf(tmp_path, tensors, **metadata)
     with pytest.raises(EvaluationError, match=says):
         build(tmp_path, gguf="m.gguf")
+
+
+def check_keys(folder, architecture, **values):
+    """Check a file of metadata alone, as llama.cpp's converter writes it, against transformers' configuration."""
+    from evalgpt.adapters.hf_gguf import GGUF
+
+    writer = gguf.GGUFWriter(folder / "keys.gguf", architecture)
+    for key, value in values.items():
+        add = {bool: writer.add_bool, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+        add(f"{architecture}.{key.replace('__', '.')}", value)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    GGUF(folder / "keys.gguf").check_metadata(
+        lambda: transformers.AutoConfig.from_pretrained(folder, gguf_file="keys.gguf")
+    )
+
+
+HEADS_256 = {"attention__head_count": 8, "attention__key_length": 256, "attention__value_length": 256}
+QWEN3 = {"embedding_length": 1024, "attention__head_count": 16, "attention__head_count_kv": 8}
+GEMMA2 = {"embedding_length": 2304, **HEADS_256, "attention__sliding_window": 4096, "attn_logit_softcapping": 50.0}
+GEMMA3 = {"embedding_length": 1152, **HEADS_256, "attention__sliding_window": 512, "rope__freq_base": 1e6}
+BLOOM = {"embedding_length": 64, "attention__head_count": 4}
+STABLELM = {"embedding_length": 64, "attention__head_count": 4, "attention__head_count_kv": 4}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "values"),
+    [
+        ("qwen3", {**QWEN3, "attention__key_length": 128, "attention__value_length": 128}),
+        ("qwen3moe", {**QWEN3, "attention__value_length": 128, "attention__key_length": 128}),
+        ("gemma2", {**GEMMA2, "final_logit_softcapping": 30.0}),
+        ("gemma3", {**GEMMA3, "rope__freq_base_swa": 10000.0}),
+        ("bloom", {**BLOOM, "context_length": 2048, "feed_forward_length": 256, "attention__head_count_kv": 4}),
+        (
+            "stablelm",
+            {**STABLELM, "use_parallel_residual": True, "rope__freq_base": 10000.0},
+        ),  # it has no tensor ffn_norm
+    ],
+)
+def test_keys_that_repeat_what_transformers_takes_anyway_are_no_fault(tmp_path, architecture, values):
+    check_keys(tmp_path, architecture, **values)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "values", "says"),
+    [
+        ("qwen3", {**QWEN3, "attention__value_length": 96}, "value_length = 96"),
+        ("gemma2", {**GEMMA2, "final_logit_softcapping": 20.0}, "final_logit_softcapping = 20"),
+        ("gemma2", {**GEMMA2, "final_logit_softcapping": 0.0}, "final_logit_softcapping = 0"),
+        ("gemma3", {**GEMMA3, "rope__freq_base_swa": 20000.0}, "freq_base_swa = 20000"),
+        ("bloom", {**BLOOM, "feed_forward_length": 128}, "feed_forward_length = 128"),
+        ("stablelm", {**STABLELM, "use_parallel_residual": False}, "use_parallel_residual = False"),
+        ("stablelm", {**STABLELM, "rope__freq_base": 5e5}, "freq_base = 500000"),
+    ],
+)
+def test_keys_that_differ_from_what_transformers_takes_are_refused(tmp_path, architecture, values, says):
+    with pytest.raises(EvaluationError, match=says):
+        check_keys(tmp_path, architecture, **values)

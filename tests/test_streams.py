@@ -114,6 +114,31 @@ def evalgpt_process(*args, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+LATE = """
+import threading
+
+import evalgpt
+
+
+def late():
+    threading.main_thread().join()
+    print("NOISE after the end")
+
+
+@evalgpt.hookimpl
+def register_models(register):
+    threading.Thread(target=late).start()
+"""
+
+
+def test_threads_that_outlive_the_command_print_to_standard_error(tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    result = evalgpt_process("--plugin", str(tmp_path / "late.py"), "models")
+    assert "NOISE after the end" in result.stderr
+    assert "scratch" in result.stdout
+    assert "NOISE" not in result.stdout
+
+
 RUNS = {
     "run": ("run", "--no-cache", "-q", "-m", "noisy", "-t", "loud", "--json"),
     "compare": ("compare", "--no-cache", "-q", "-m", "noisy", "-m", "noisy", "-t", "loud", "--json"),

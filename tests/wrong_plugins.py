@@ -105,6 +105,11 @@ class Unprintable(Exception):  # noqa: N818
         raise ValueError("no text")
 
 
+class Exiting(Exception):  # noqa: N818
+    def __str__(self):
+        raise SystemExit(0)
+
+
 def recursive(self, windows, detail=None):
     return recursive(self, windows, detail)
 
@@ -148,6 +153,8 @@ MODELS = {
     "factory is out of memory": not_built(MemoryError()),
     "factory raises no Exception": not_built(Huge("odd")),
     "factory raises what has no text": not_built(Unprintable()),
+    "factory raises what exits when it is told": not_built(Exiting()),
+    "score raises what exits when it is told": model(score=raising(Exiting())),
     "a method is missing": NoScore,
     "spec cannot be set": model(spec=property(lambda self: "mine")),
     "name missing": without(Bytes, "name"),
@@ -159,6 +166,11 @@ MODELS = {
     "fingerprint raises": model(fingerprint=property(raising(OSError("weights are gone")))),
     "fingerprint exits": model(fingerprint=property(raising(SystemExit(0)))),
     "context_length missing": without(Bytes, "context_length"),
+    "context_length is no int64": model(context_length=10**30),
+    "vocab_size is no int64": model(vocab_size=10**30),
+    "warnings raise": model(warnings=property(raising(OSError("gone")))),
+    "warnings are a text": model(warnings="careful"),
+    "warnings are numbers": model(warnings=[1, 2]),
     "context_length is zero": model(context_length=0),
     "context_length is None": model(context_length=None),
     "context_length is a float": model(context_length=16.0),
