@@ -163,6 +163,11 @@ class Sound(BytesModel):
     def log_probs(self, logits):
         return F.log_softmax(logits, -1)
 
+    def next_logits(self, ids, count=1):
+        row = torch.tensor([list(ids)])
+        with torch.inference_mode():
+            return self.logits(row, torch.ones_like(row, dtype=torch.bool))[0, -count:].numpy()
+
     def result(self, log_probs, targets, detail):
         nll = self.nll(log_probs, targets).numpy()
         if detail is None:
@@ -218,7 +223,9 @@ class NoSpans(Sound):
 
 
 class NllOnly(Sound):
-    """Gives no detail, whatever is asked."""
+    """Gives no detail, whatever is asked, and no logits."""
+
+    next_logits = Model.next_logits
 
     def score(self, windows, detail=None):
         return super().score(windows)
@@ -248,8 +255,8 @@ class SmallContext(Sound):
 class Peaked(Sound):
     """As sure of itself as a trained model is: logits of standard deviation 8."""
 
-    def log_probs(self, logits):
-        return super().log_probs(14 * logits)
+    def logits(self, ids, real):
+        return 14 * super().logits(ids, real)
 
 
 class TinyGRU(nn.Module):
@@ -288,6 +295,9 @@ class Counts(BytesModel):
 
     def score(self, windows, detail=None):
         return [self.result(np.array(w.ids[w.start - 1 :]), detail) for w in windows]
+
+    def next_logits(self, ids, count=1):
+        return self.log_table[np.array(ids[-count:]) % len(self.log_table)].astype(np.float32)
 
     def result(self, ids, detail):
         log_probs = self.log_table[ids[:-1] % len(self.log_table)]

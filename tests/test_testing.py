@@ -3,12 +3,16 @@
 import re
 
 import pytest
-from broken_models import BROKEN, FIRST_SIXTEEN
+from broken_logits import DISTORTED
+from broken_models import BROKEN as CLASSIC
+from broken_models import FIRST_SIXTEEN
 from models import BytesModel
 from sound_models import SOUND
 
 from evalgpt import EvaluationError, UsageError, testing
 from evalgpt.testing import CHECKS, CheckFailed, Subject, run_check, run_checks
+
+BROKEN = CLASSIC | DISTORTED
 
 CAUGHT_BY = {
     "no-causal-mask": "causality",
@@ -80,6 +84,19 @@ CAUGHT_BY = {
     "decode-drops-invalid": "byte_spans",
     "decode-knows-part-of-the-ids": "decode_every_id",
     "decode-token-by-token": "round_trip",
+    "temperature": "logits",
+    "temperature-in-logits-alone": "logits",
+    "label-smoothing": "logits",
+    "mixed-with-uniform": "logits",
+    "top-k-mask": "logits",
+    "logit-bias": "logits",
+    "repetition-penalty": "logits",
+    "logits-clipped": "logits",
+    "detail-at-temperature": "detail",
+    "logits-of-the-token-before": "logits",
+    "logits-count-from-the-front": "logits_count",
+    "logits-of-the-last-alone": "logits_count",
+    "logits-remember": "logits_count",
 }
 
 INVISIBLE = {
