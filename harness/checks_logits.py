@@ -36,7 +36,7 @@ def check_logits(subject: Subject) -> None:
 
 
 def check_logits_count(subject: Subject) -> None:
-    """``next_logits`` gives float32 [count, vocab_size]: for each of the last ``count`` ids the logits of its prefix."""
+    """``next_logits`` gives float32 [count, vocab_size], a row for each of the last ``count`` ids, whatever came before."""
     ids = contexts(subject)[-1]
     whole = _logits(subject, ids, len(ids))
     kept = whole.copy()
@@ -91,8 +91,9 @@ def _nll(logits: NDArray[np.float32]) -> Losses:
 
 
 def _allowed(subject: Subject, logits: NDArray[np.float32]) -> float:
-    """The model's tolerance, and what rounding logits to float32 adds where the model computes in float64."""
-    largest = float(np.abs(logits[np.isfinite(logits)]).max(initial=1.0))
+    """The model's tolerance, and what float32 logits and losses leave of a float64 model's digits."""
+    nll = _nll(logits)
+    largest = sum(float(np.abs(part[np.isfinite(part)]).max(initial=1.0)) for part in (logits, nll))
     return subject.allowed + largest * float(np.finfo(np.float32).eps)
 
 

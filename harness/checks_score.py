@@ -58,17 +58,17 @@ def check_losses(subject: Subject) -> None:
         raise CheckFailed(f"the smallest loss is {nll.min():.4g}, a probability above one; is it normalised?")
     if subject.model.dtype in ("float32", "float64") and len(set(nll.tolist())) > ENOUGH and _coarse(nll):
         raise CheckFailed(
-            f"dtype says {subject.model.dtype}, and every loss is a number of half precision or of three decimals: "
+            f"dtype says {subject.model.dtype}, and every loss is a number of half precision or of four decimals: "
             f"take the log-softmax in float32, and do not round"
         )
 
 
 def _coarse(nll: NDArray[np.float32]) -> bool:
-    """Whether no loss has more digits than half precision, or than three decimals."""
+    """Whether no loss has more digits than half precision, or than four decimals."""
     with np.errstate(over="ignore"):
         half = (nll == nll.astype(np.float16).astype(np.float32)).all()
     brain = (nll.view(np.uint32) & 0xFFFF == 0).all()
-    return bool(half or brain or (nll == np.round(nll, 3)).all())
+    return bool(half or brain or (nll == np.round(nll, 4)).all())
 
 
 def check_shift(subject: Subject) -> None:

@@ -8,7 +8,9 @@ from broken_models import but
 from sound_models import Sound
 from torch.nn import functional as F
 
-__all__ = ["DISTORTED"]
+from evalgpt import Model
+
+__all__ = ["DISTORTED", "ROUNDED"]
 
 
 def distorts(doc, change):
@@ -93,3 +95,32 @@ DISTORTED = {
     ),
     "logits-remember": LogitsRemember,
 }
+
+BRAIN, HALF = torch.bfloat16, torch.float16
+
+
+def rounds(doc, half, scale=1, **attributes):
+    """A subclass of Sound whose logits are rounded to ``dtype``, with a log-softmax in float32 of them."""
+    logits = lambda self, *given: (scale * Sound.logits(self, *given)).to(half).float()  # noqa: E731
+    return but(doc, logits=logits, **attributes)
+
+
+def rounds_losses(doc, dtype):
+    """A subclass of Sound whose losses come from rounded logits, and next_logits from others."""
+    return but(doc, log_probs=lambda self, logits: F.log_softmax(logits.to(dtype).float(), -1))
+
+
+ROUNDED = {
+    "logits-in-bfloat16": rounds("Runs the head in bfloat16.", BRAIN),
+    "logits-in-float16": rounds("Runs the head in float16.", HALF),
+    "large-logits-in-float16": rounds("Runs the head in float16.", HALF, 14),
+    "logits-in-bfloat16-dtype-unknown": rounds("Names no dtype.", BRAIN, dtype="unknown"),
+    "losses-of-bfloat16-logits": rounds_losses("A server that gives losses alone.", BRAIN),
+    "losses-of-float16-logits": rounds_losses("A server that gives losses alone.", HALF),
+    "nll-rounded-to-four-decimals": but(
+        "A server's JSON.", nll=lambda self, *rows: Sound.nll(self, *rows).round(decimals=4)
+    ),
+    "float64-claimed": but("Computes in float32 and says float64.", dtype="float64"),
+}
+for name in ("losses-of-bfloat16-logits", "losses-of-float16-logits"):
+    ROUNDED[name].next_logits = Model.next_logits

@@ -25,9 +25,11 @@ ALLOWED = {
     "checks_text": {"conformance", "core"},
     "checks_distribution": {"conformance", "core"},
     "checks_logits": {"checks_distribution", "conformance", "core"},
+    "checks_precision": {"checks_logits", "conformance", "core"},
     "testing": {
         "checks_distribution",
         "checks_logits",
+        "checks_precision",
         "checks_score",
         "checks_text",
         "conformance",
