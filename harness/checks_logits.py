@@ -36,7 +36,7 @@ def check_logits(subject: Subject) -> None:
 
 
 def check_logits_count(subject: Subject) -> None:
-    """``next_logits`` gives float32 [count, vocab_size], a row for each of the last ``count`` ids, whatever came before."""
+    """``next_logits`` gives float32 [count, vocab_size], one row for each of the last ``count`` ids."""
     ids = contexts(subject)[-1]
     whole = _logits(subject, ids, len(ids))
     kept = whole.copy()

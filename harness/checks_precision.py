@@ -72,7 +72,8 @@ def _advice(name: str) -> str:
 
 def _numbers(values: NDArray[np.float32] | Losses) -> NDArray[np.float64]:
     wide = values.astype(np.float64).reshape(-1)
-    return wide[np.isfinite(wide) & (wide != 0)]
+    finite: NDArray[np.float64] = wide[np.isfinite(wide) & (wide != 0)]
+    return finite
 
 
 def rounded(values: NDArray[np.float64], bits: int) -> bool:
@@ -119,7 +120,8 @@ def _from_rounded_logits(nll: Losses, bits: int) -> bool:
 
 def _step(logits: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
     """The distance of neighbouring numbers of ``bits`` significant bits, at each of ``logits``."""
-    return np.ldexp(1.0, np.frexp(logits)[1] - bits)
+    step: NDArray[np.float64] = np.ldexp(1.0, np.frexp(logits)[1] - bits)
+    return step
 
 
 def _fits(logits: NDArray[np.float64], bits: int, noise: float) -> NDArray[np.bool_]:
