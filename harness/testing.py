@@ -24,7 +24,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from evalgpt import checks_distribution, checks_logits, checks_precision, checks_score, checks_text
+from evalgpt import (
+    checks_distribution,
+    checks_logits,
+    checks_precision,
+    checks_score,
+    checks_text,
+    checks_text_kept,
+)
 from evalgpt.conformance import Check, CheckFailed, CheckSkipped, Subject, tolerance_of
 from evalgpt.core import Model, UsageError
 from evalgpt.guard import PluginError, calling, reason
@@ -54,7 +61,7 @@ def _checks(*modules: ModuleType) -> dict[str, Check]:
     }
 
 
-ALL = _checks(checks_text, checks_score, checks_distribution, checks_logits, checks_precision)
+ALL = _checks(checks_text, checks_text_kept, checks_score, checks_distribution, checks_logits, checks_precision)
 
 CHECKS: Mapping[str, Check] = {name: ALL[name] for name in dict.fromkeys(("attributes", "repeatable", *ALL))}
 """Every check by name, in the order in which they run: what is not repeatable fails most of the others too."""

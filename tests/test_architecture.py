@@ -25,6 +25,7 @@ ALLOWED = {
     "checks_text": {"conformance", "core"},
     "checks_distribution": {"conformance", "core"},
     "checks_logits": {"checks_distribution", "conformance", "core"},
+    "checks_text_kept": {"conformance", "core"},
     "checks_precision": {"checks_logits", "conformance", "core"},
     "testing": {
         "checks_distribution",
@@ -32,6 +33,7 @@ ALLOWED = {
         "checks_precision",
         "checks_score",
         "checks_text",
+        "checks_text_kept",
         "conformance",
         "core",
         "guard",

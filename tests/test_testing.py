@@ -6,13 +6,14 @@ import pytest
 from broken_logits import DISTORTED, ROUNDED
 from broken_models import BROKEN as CLASSIC
 from broken_models import FIRST_SIXTEEN
+from broken_texts import NORMALISING
 from models import BytesModel
 from sound_models import SOUND
 
 from evalgpt import EvaluationError, UsageError, testing
 from evalgpt.testing import CHECKS, CheckFailed, Subject, run_check, run_checks
 
-BROKEN = CLASSIC | DISTORTED | ROUNDED
+BROKEN = CLASSIC | DISTORTED | ROUNDED | NORMALISING
 
 CAUGHT_BY = {
     "no-causal-mask": "causality",
@@ -105,6 +106,7 @@ CAUGHT_BY = {
     "losses-of-float16-logits": "precision",
     "nll-rounded-to-four-decimals": "losses",
     "float64-claimed": "precision",
+    **dict.fromkeys(NORMALISING, "text_kept"),
 }
 
 INVISIBLE = {
@@ -158,6 +160,15 @@ def test_skipped_checks_say_what_they_would_need():
     assert outcomes["normalised"].status == "passed"  # scored token by token
 
 
+@pytest.mark.parametrize("name", NORMALISING)
+def test_a_tokenizer_that_normalises_is_told_from_a_faulty_decode(name):
+    message = run_check(subject(BROKEN[name]), "text_kept").message
+    assert ("have the same ids" in message) == name.startswith("encode-")
+    assert ("decode() gives" in message) == name.startswith("decode-")
+    if name.startswith("encode-"):
+        assert "expect this failure" in message
+
+
 def test_every_check_says_what_it_asserts():
     for check in CHECKS.values():
         assert check.__doc__.strip().endswith(".")
@@ -170,7 +181,11 @@ def test_parametrize_gives_pytest_each_check(check):
 
 @testing.parametrize(
     lambda: BROKEN["encode-strips"](3),
-    expected={"round_trip": "strips by design", "byte_spans": "and its spans with it"},
+    expected={
+        "round_trip": "strips by design",
+        "text_kept": "strips by design",
+        "byte_spans": "and its spans with it",
+    },
 )
 def test_parametrize_expects_failures_that_have_a_reason(check):
     check()
