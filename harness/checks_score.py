@@ -102,7 +102,7 @@ def check_causality(subject: Subject) -> None:
     ids = subject.draw(subject.length(12), "causality")
     (whole,) = subject.nll(Window(ids, 1))
     for end in range(1, len(ids)):
-        apart = gap(float(whole[end - 1]), subject.last(ids[: end + 1]))
+        apart = gap(float(whole[end - 1]), _without_rest(subject, ids, end))
         if not apart <= subject.allowed:
             raise CheckFailed(
                 f"the loss of token {end} of {len(ids)} changes by {apart:.4g} nats when it and what follows are not "
@@ -118,7 +118,7 @@ def check_long_window(subject: Subject) -> None:
     powers = [1 << k for k in range(4, 10)]
     spots = {at + side for at in [*powers, len(ids) // 2] for side in (-1, 0, 1)} | {1, len(ids) - 2, len(ids) - 1}
     for end in sorted(at for at in spots if 1 <= at < len(ids)):
-        apart = gap(float(whole[end - 1]), subject.last(ids[: end + 1]))
+        apart = gap(float(whole[end - 1]), _without_rest(subject, ids, end))
         if not apart <= subject.allowed:
             raise CheckFailed(
                 f"in a window of {len(ids)} ids the loss of token {end} is {apart:.4g} nats from the one it has when "
@@ -127,6 +127,14 @@ def check_long_window(subject: Subject) -> None:
     (half,) = subject.nll(Window(ids, max(len(ids) // 2, 1)))
     if not gap(whole[len(whole) - len(half) :], half) <= subject.allowed:
         raise CheckFailed(f"a window of {len(ids)} ids has other losses when it is scored from its middle on")
+
+
+def _without_rest(subject: Subject, ids: list[int], end: int) -> float:
+    """The loss of ``ids[end]`` when what follows is not fed; is another, where losses may depend on the length."""
+    if not subject.model.equal_lengths:
+        return subject.last(ids[: end + 1])
+    changed = [*ids[: end + 1], *(_another(subject, token) for token in ids[end + 1 :])]
+    return float(subject.nll(Window(changed, end))[0][0])
 
 
 def check_start(subject: Subject) -> None:
@@ -156,6 +164,8 @@ def check_batch_order(subject: Subject) -> None:
 
 def check_padding(subject: Subject) -> None:
     """A window's losses do not depend on the longer and shorter windows it is batched with."""
+    if subject.model.equal_lengths:
+        raise CheckSkipped("equal_lengths: windows of different lengths do not come in one batch")
     longest = subject.length(21)
     lengths = [n for n in (5, longest, 2, 13, 3, longest - 1) if 2 <= n <= longest]
     windows = [Window(subject.draw(n, f"padding {k}"), 1) for k, n in enumerate(lengths)]
@@ -259,7 +269,8 @@ def check_context_limit(subject: Subject) -> None:
             f"{' '.join(str(error).split())[:200]}); is context_length overstated, a token added to each window, or "
             f"the last id fed as well? ids[:-1] are fed, so a window holds up to context_length + 1 ids"
         ) from error
-    if size >= 3 and not gap(whole[:-1], _tail(subject, ids[:-1])[1:]) <= subject.allowed:
+    equal = subject.model.equal_lengths  # a loss may then depend on the length
+    if size >= 3 and not equal and not gap(whole[:-1], _tail(subject, ids[:-1])[1:]) <= subject.allowed:
         raise CheckFailed(
             f"with context_length = {size} tokens fed, a token's loss is another than when one token less is fed: "
             f"is the input cut there, or a token added to each window that then pushes out another?"

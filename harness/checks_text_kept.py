@@ -81,7 +81,7 @@ KINDS = {
 
 
 def check_text_kept(subject: Subject) -> None:
-    """Texts that differ in Unicode form, white space, line ends or case have different ids, and decode to themselves."""
+    """Texts that differ in Unicode form, white space, line ends or case have different ids and decode to themselves."""
     same: dict[str, tuple[str, str]] = {}
     lost: dict[str, tuple[str, str]] = {}
     for kind, pairs in KINDS.items():

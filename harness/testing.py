@@ -26,6 +26,7 @@ import msgspec
 
 from evalgpt import (
     checks_distribution,
+    checks_lengths,
     checks_logits,
     checks_precision,
     checks_score,
@@ -61,10 +62,20 @@ def _checks(*modules: ModuleType) -> dict[str, Check]:
     }
 
 
-ALL = _checks(checks_text, checks_text_kept, checks_score, checks_distribution, checks_logits, checks_precision)
+ALL = _checks(
+    checks_text,
+    checks_text_kept,
+    checks_score,
+    checks_distribution,
+    checks_logits,
+    checks_precision,
+    checks_lengths,
+)
 
-CHECKS: Mapping[str, Check] = {name: ALL[name] for name in dict.fromkeys(("attributes", "repeatable", *ALL))}
-"""Every check by name, in the order in which they run: what is not repeatable fails most of the others too."""
+FIRST = ("attributes", "repeatable", "lengths")
+
+CHECKS: Mapping[str, Check] = {name: ALL[name] for name in dict.fromkeys((*FIRST, *ALL))}
+"""Every check by name, in the order in which they run. What is not repeatable fails most of the others too; ``lengths`` must come before long windows."""
 
 Status = Literal["passed", "failed", "skipped", "expected", "unexpected"]
 

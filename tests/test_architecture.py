@@ -24,11 +24,13 @@ ALLOWED = {
     "checks_score": {"conformance", "core"},
     "checks_text": {"conformance", "core"},
     "checks_distribution": {"conformance", "core"},
+    "checks_lengths": {"conformance", "core"},
     "checks_logits": {"checks_distribution", "conformance", "core"},
     "checks_text_kept": {"conformance", "core"},
     "checks_precision": {"checks_logits", "conformance", "core"},
     "testing": {
         "checks_distribution",
+        "checks_lengths",
         "checks_logits",
         "checks_precision",
         "checks_score",

@@ -3,17 +3,19 @@
 import re
 
 import pytest
+from broken_lengths import BY_LENGTH, SOUND_BY_LENGTH
 from broken_logits import DISTORTED, ROUNDED
 from broken_models import BROKEN as CLASSIC
 from broken_models import FIRST_SIXTEEN
 from broken_texts import NORMALISING
 from models import BytesModel
-from sound_models import SOUND
+from sound_models import SOUND as SOUND_ONES
 
 from evalgpt import EvaluationError, UsageError, testing
 from evalgpt.testing import CHECKS, CheckFailed, Subject, run_check, run_checks
 
-BROKEN = CLASSIC | DISTORTED | ROUNDED | NORMALISING
+SOUND = SOUND_ONES | SOUND_BY_LENGTH
+BROKEN = CLASSIC | DISTORTED | ROUNDED | NORMALISING | BY_LENGTH
 
 CAUGHT_BY = {
     "no-causal-mask": "causality",
@@ -107,6 +109,7 @@ CAUGHT_BY = {
     "nll-rounded-to-four-decimals": "losses",
     "float64-claimed": "precision",
     **dict.fromkeys(NORMALISING, "text_kept"),
+    **dict.fromkeys(BY_LENGTH, "lengths"),
 }
 
 INVISIBLE = {
