@@ -56,12 +56,21 @@ def check_logits_count(subject: Subject) -> None:
 
 
 def contexts(subject: Subject) -> list[list[int]]:
-    """Contexts of one id, of a few, and of up to 48 that repeat themselves: drawn at random, and from a text."""
+    """Contexts to compare: of one id, with ids that code may take for padding, and up to 48 ids that repeat themselves.
+
+    The last one is the longest.
+    """
     longest = min(48, subject.model.context_length, subject.longest)
     drawn = subject.draw(max(longest // 2, 1), "repeated")
-    text = [int(i) for i in subject.model.encode(TEXT).ids][:longest]
-    found = [subject.draw(1, "one"), subject.draw(min(6, longest), "few"), text, [*drawn, *drawn][:longest]]
-    return [ids for ids in found if ids]
+    size, prefix = subject.model.vocab_size, subject.model.prefix_id
+    found = [
+        subject.draw(1, "one"),
+        [*subject.draw(1, "before"), 0, 1, *([] if prefix is None else [prefix]), size - 1, 0],
+        subject.draw(6, "few"),
+        [int(i) for i in subject.model.encode(TEXT).ids],
+        [*drawn, *drawn],
+    ]
+    return [ids[:longest] for ids in found if ids]
 
 
 def _logits(subject: Subject, ids: list[int], count: int) -> NDArray[np.float32]:

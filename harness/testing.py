@@ -30,6 +30,7 @@ from evalgpt import (
     checks_logits,
     checks_precision,
     checks_score,
+    checks_state,
     checks_text,
     checks_text_kept,
 )
@@ -66,6 +67,7 @@ ALL = _checks(
     checks_text,
     checks_text_kept,
     checks_score,
+    checks_state,
     checks_distribution,
     checks_logits,
     checks_precision,
@@ -75,7 +77,10 @@ ALL = _checks(
 FIRST = ("attributes", "repeatable", "lengths")
 
 CHECKS: Mapping[str, Check] = {name: ALL[name] for name in dict.fromkeys((*FIRST, *ALL))}
-"""Every check by name, in the order in which they run. What is not repeatable fails most of the others too; ``lengths`` must come before long windows."""
+"""Every check by name, in the order in which they run.
+
+What is not repeatable fails most of the others too, and ``lengths`` must come before checks that feed long windows.
+"""
 
 Status = Literal["passed", "failed", "skipped", "expected", "unexpected"]
 

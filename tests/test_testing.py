@@ -3,10 +3,12 @@
 import re
 
 import pytest
+import torch
 from broken_lengths import BY_LENGTH, SOUND_BY_LENGTH
 from broken_logits import DISTORTED, ROUNDED
 from broken_models import BROKEN as CLASSIC
 from broken_models import FIRST_SIXTEEN
+from broken_rarely import RARE
 from broken_texts import NORMALISING
 from models import BytesModel
 from sound_models import SOUND as SOUND_ONES
@@ -15,7 +17,7 @@ from evalgpt import EvaluationError, UsageError, testing
 from evalgpt.testing import CHECKS, CheckFailed, Subject, run_check, run_checks
 
 SOUND = SOUND_ONES | SOUND_BY_LENGTH
-BROKEN = CLASSIC | DISTORTED | ROUNDED | NORMALISING | BY_LENGTH
+BROKEN = CLASSIC | DISTORTED | ROUNDED | NORMALISING | BY_LENGTH | RARE
 
 CAUGHT_BY = {
     "no-causal-mask": "causality",
@@ -110,14 +112,46 @@ CAUGHT_BY = {
     "float64-claimed": "precision",
     **dict.fromkeys(NORMALISING, "text_kept"),
     **dict.fromkeys(BY_LENGTH, "lengths"),
+    "long-cut-on-the-left": "context_limit",
+    "batch-split-wrongly": "batch_order",
+    "huge-batch-split-wrongly": "batch_order",
+    "longest-window-cut": "padding",
+    "full-window-last-wrong": "long_window",
+    "repeats-scored-once": "batch_order",
+    "cached-by-too-little": "remembered",
+    "cached-by-sum": "remembered",
+    "encode-learns": "text_kept",
+    "spans-of-utf-16": "byte_spans",
+    "logits-permuted": "logits",
+    "logits-reversed-vocabulary": "logits",
+    "touches-random-numbers": "process",
+    "changes-default-dtype": "repeatable",
+    "one-call-in-ten": "repeatable",
+    "fingerprint-without-buffers": "fingerprint_follows_weights",
+    "token-zero-is-padding": "logits",
+    "prefix-masked": "logits",
+    "eos-scored-as-certain": "normalised",
+    "ignore-index-zero": "normalised",
+    "loss-capped": "logits",
+    "impossible-instead-of-unlikely": "logits",
 }
 
 INVISIBLE = {
     "context-ignored": "a model of the last token alone is a model, and its weights could be meant so",
     "limit-clamps-positions": "it gives the probabilities of some model; no score tells that another was meant",
+    "position-off-beyond-half": "two positions that share an embedding are weights that a model may have",
+    "decode-same-for-two": "many tokenizers have two tokens of one spelling",
     "fingerprint-salted": "the same within one process; verify sees it in the next",
 }
 """What the public interface cannot show, and why."""
+
+
+@pytest.fixture(autouse=True)
+def _default_dtype():
+    """One of the broken changes it, for the whole process."""
+    kept = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(kept)
 
 
 def subject(build, seed=0):
@@ -132,6 +166,7 @@ def test_every_broken_adapter_is_caught_by_its_check(name):
         return
     for seed in range(3):
         outcome = run_check(subject(BROKEN[name], seed), CAUGHT_BY[name])
+        torch.set_default_dtype(torch.float32)
         assert outcome.status == "failed", outcome
         assert len(outcome.message) > 30
 
