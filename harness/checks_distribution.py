@@ -9,7 +9,7 @@ import numpy as np
 from evalgpt.conformance import CheckFailed, CheckSkipped, Losses, Subject, gap
 from evalgpt.core import Detail, TokenScores, Window
 
-__all__ = ["check_detail", "check_normalised", "check_targets", "check_vocabulary"]
+__all__ = ["check_detail", "check_normalised", "check_targets", "check_vocabulary", "compare_detail"]
 
 EDGE = 8
 """How many of the last ids are looked at one by one: where a vocabulary is cut or padded, it is there."""
@@ -86,11 +86,12 @@ def check_detail(subject: Subject) -> None:
         raise CheckFailed("asking for detail changes the losses; both must come from the same distribution")
     if scores.rank is None and scores.entropy is None and scores.top_ids is None:
         raise CheckSkipped("the model gives no detail")
-    _check_rows(subject, ids, scores)
+    if not subject.model.equal_lengths:  # a part of the window may then have other scores
+        _check_rows(subject, ids, scores)
     for context in _contexts(subject):
         nll = _distribution(subject, context)
         for token in (int(nll.argmin()), *subject.draw(3, f"detail {len(context)}")):
-            _one_detail(subject, context, token, nll)
+            compare_detail(subject, context, token, nll, subject.allowed)
 
 
 def _check_rows(subject: Subject, ids: list[int], scores: TokenScores) -> None:
@@ -118,11 +119,15 @@ def _loose(subject: Subject) -> float:
     return max(10 * subject.allowed, 1e-3)
 
 
-def _one_detail(subject: Subject, context: list[int], token: int, nll: Losses) -> None:
+def compare_detail(subject: Subject, context: list[int], token: int, nll: Losses, allowed: float) -> None:
+    """Compare rank, entropy and top of ``token`` after ``context`` with ``nll`` [V], nats, known within ``allowed``.
+
+    Raises:
+        CheckFailed: one of them is that of another distribution.
+    """
     top = min(5, subject.model.vocab_size)
     window = Window([*context, token], len(context))
     (scores,) = subject.scores([window], Detail(rank=True, entropy=True, top=top))
-    allowed = subject.allowed
     if scores.rank is not None:
         rank = int(np.asarray(scores.rank)[0])
         surely, perhaps = int((nll < nll[token] - allowed).sum()), int((nll < nll[token] + allowed).sum()) - 1

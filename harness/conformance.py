@@ -100,6 +100,11 @@ class Subject:
         generator = np.random.default_rng([self.seed, length, *str(salt).encode()])
         return [int(i) for i in generator.integers(self.model.vocab_size, size=length)]
 
+    def another(self, token: int) -> int:
+        """A token other than ``token``, by a shift that is the same each time."""
+        size = self.model.vocab_size
+        return (token + 1 + (token + self.seed) % max(size - 1, 1)) % size if size > 1 else token
+
     def length(self, wanted: int) -> int:
         """How many ids a window may have: ``wanted``, or what the model can be fed and one target."""
         return min(wanted, self.model.context_length + 1)

@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from evalgpt import checks_distribution, checks_score, checks_text
+from evalgpt import (
+    checks_distribution,
+    checks_lengths,
+    checks_logits,
+    checks_precision,
+    checks_score,
+    checks_state,
+    checks_text,
+    checks_text_kept,
+)
 from evalgpt.conformance import Check, CheckFailed, CheckSkipped, Subject, tolerance_of
 from evalgpt.core import Model, UsageError
 from evalgpt.guard import PluginError, calling, reason
@@ -57,10 +66,24 @@ def _checks(*modules: ModuleType) -> dict[str, Check]:
     }
 
 
-ALL = _checks(checks_text, checks_score, checks_distribution)
+ALL = _checks(
+    checks_text,
+    checks_text_kept,
+    checks_score,
+    checks_state,
+    checks_distribution,
+    checks_logits,
+    checks_precision,
+    checks_lengths,
+)
 
-CHECKS: Mapping[str, Check] = {name: ALL[name] for name in dict.fromkeys(("attributes", "repeatable", *ALL))}
-"""Every check by name, in the order in which they run: what is not repeatable fails most of the others too."""
+FIRST = ("attributes", "repeatable", "lengths")
+
+CHECKS: Mapping[str, Check] = {name: ALL[name] for name in dict.fromkeys((*FIRST, *ALL))}
+"""Every check by name, in the order in which they run.
+
+What is not repeatable fails most of the others too, and ``lengths`` must come before checks that feed long windows.
+"""
 
 Status = Literal["passed", "failed", "skipped", "expected", "unexpected"]
 

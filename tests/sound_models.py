@@ -1,5 +1,6 @@
 """Correct models of different natures, written by hand against the public interface: what a check must let pass."""
 
+import dataclasses
 import hashlib
 import math
 import re
@@ -163,6 +164,11 @@ class Sound(BytesModel):
     def log_probs(self, logits):
         return F.log_softmax(logits, -1)
 
+    def next_logits(self, ids, count=1):
+        row = torch.tensor([list(ids)])
+        with torch.inference_mode():
+            return self.logits(row, torch.ones_like(row, dtype=torch.bool))[0, -count:].numpy()
+
     def result(self, log_probs, targets, detail):
         nll = self.nll(log_probs, targets).numpy()
         if detail is None:
@@ -218,7 +224,9 @@ class NoSpans(Sound):
 
 
 class NllOnly(Sound):
-    """Gives no detail, whatever is asked."""
+    """Gives no detail, whatever is asked, and no logits."""
+
+    next_logits = Model.next_logits
 
     def score(self, windows, detail=None):
         return super().score(windows)
@@ -248,8 +256,8 @@ class SmallContext(Sound):
 class Peaked(Sound):
     """As sure of itself as a trained model is: logits of standard deviation 8."""
 
-    def log_probs(self, logits):
-        return super().log_probs(14 * logits)
+    def logits(self, ids, real):
+        return 14 * super().logits(ids, real)
 
 
 class TinyGRU(nn.Module):
@@ -289,6 +297,9 @@ class Counts(BytesModel):
     def score(self, windows, detail=None):
         return [self.result(np.array(w.ids[w.start - 1 :]), detail) for w in windows]
 
+    def next_logits(self, ids, count=1):
+        return self.log_table[np.array(ids[-count:]) % len(self.log_table)].astype(np.float32)
+
     def result(self, ids, detail):
         log_probs = self.log_table[ids[:-1] % len(self.log_table)]
         true = np.take_along_axis(log_probs, ids[1:, None], 1)
@@ -324,6 +335,70 @@ class Uniform(Counts):
         return np.ones((1, self.vocab_size))
 
 
+class FromLogits(Counts):
+    """A table of logits, normalised in float64."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        logits = self.logits(np.random.default_rng(seed))
+        self.log_table = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        self.fingerprint = sha256(self.log_table)
+        self.own = logits.astype(np.float32)
+
+    def table(self, rng):
+        return np.ones((1, self.vocab_size))
+
+    def next_logits(self, ids, count=1):
+        return self.own[np.array(ids[-count:]) % len(self.own)]
+
+
+class Integers(FromLogits):
+    """Logits are whole numbers, which half precision holds; float32 claimed."""
+
+    def logits(self, rng):
+        return rng.integers(-20, 21, (self.vocab_size, self.vocab_size)).astype(np.float64)
+
+
+class Quarters(FromLogits):
+    """Logits are multiples of 1/4, as of a table of scores."""
+
+    def logits(self, rng):
+        return rng.integers(-60, 61, (self.vocab_size, self.vocab_size)) / 4
+
+
+class Backoff(Counts):
+    """Counts with most pairs unseen: equal losses of many tokens."""
+
+    def table(self, rng):
+        return rng.poisson(0.2, (self.vocab_size, self.vocab_size)) + 0.01
+
+
+class InBfloat16(Sound):
+    """Computes in bfloat16 and says so."""
+
+    dtype = "bfloat16"
+
+    def logits(self, ids, real):
+        return super().logits(ids, real).bfloat16().float()
+
+
+class InFloat64(Sound):
+    """Computes in float64 and says so."""
+
+    dtype = "float64"
+
+    def network(self):
+        return super().network().double()
+
+    def next_logits(self, ids, count=1):
+        return super().next_logits(ids, count).astype(np.float32)
+
+    def result(self, log_probs, targets, detail):
+        found = super().result(log_probs, targets, detail)
+        parts = {key: getattr(found, key) for key in ("nll", "entropy", "top_logprobs")}
+        return dataclasses.replace(found, **{k: None if v is None else v.astype(np.float32) for k, v in parts.items()})
+
+
 SOUND = {
     "sound": Sound,
     "pads-right": PadsRight,
@@ -337,4 +412,9 @@ SOUND = {
     "peaked": Peaked,
     "uniform": Uniform,
     "recurrent": Recurrent,
+    "integers": Integers,
+    "quarters": Quarters,
+    "backoff": Backoff,
+    "in-bfloat16": InBfloat16,
+    "in-float64": InFloat64,
 }

@@ -75,9 +75,7 @@ def test_the_plugin_examples_run(tmp_path, number, model, task):
 
 
 def test_the_conformance_page_says_what_is_tested():
-    from broken_models import BROKEN
-    from sound_models import SOUND
-    from test_testing import INVISIBLE
+    from test_testing import BROKEN, INVISIBLE, SOUND
 
     from evalgpt.testing import CHECKS
 

@@ -13,8 +13,9 @@ pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 TINY = "scratch:emb_dim=32,n_heads=2,n_layers=2,context_length=24"
 
 
-def check_all(build, other, skipped=()):
-    outcomes = list(run_checks(Subject(build, other)))
+def check_all(build, other, skipped=(), expected=None):
+    outcomes = list(run_checks(Subject(build, other), expected=expected))
+    assert [o.check for o in outcomes if o.status == "unexpected"] == []
     assert [(o.check, o.message) for o in outcomes if o.status == "failed"] == []
     assert {o.check for o in outcomes if o.status == "skipped"} == set(skipped)
 
@@ -24,7 +25,7 @@ def check_all(build, other, skipped=()):
 def test_scratch(dtype):
     plugins = load_plugins()
     models = (lambda s=seed: plugins.model(f"{TINY},seed={s}", device="cpu", dtype=dtype) for seed in (1, 2))
-    check_all(*models)
+    check_all(*models, skipped={"precision"} if dtype == "bfloat16" else ())
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -52,7 +53,8 @@ def test_hf(tmp_path, architecture):
     folders = _two_folders(tmp_path, lambda folder: save(folder, *ARCHITECTURES[architecture]))
     # A random state space forgets: what is left of the first token of 2048 is nothing.
     keys = {"context_length": 64} if architecture in ("bloom", "mamba") else {}
-    check_all(*(lambda f=folder: build(f, **keys) for folder in folders))
+    expected = {"text_kept": "transformers' Qwen2 tokenizer brings text into NFC"} if architecture == "qwen2" else None
+    check_all(*(lambda f=folder: build(f, **keys) for folder in folders), expected=expected)
 
 
 @pytest.mark.slow_model
