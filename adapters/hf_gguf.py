@@ -88,10 +88,11 @@ class GGUF:
         """The rotary parameters that transformers must be told: those of linear scaling. None where it needs none."""
         kind = self._own("rope.scaling.type")
         factor = self._own("rope.scaling.factor") or self._own("rope.scale_linear")
-        if kind != "linear" or factor in (None, 0.0, 1.0) or self.architecture not in LINEAR:
+        number = isinstance(factor, (int, float)) and factor not in (0, 1)
+        if kind != "linear" or not number or self.architecture not in LINEAR:
             return None
-        assert isinstance(factor, float)
-        return {"rope_type": "linear", "factor": factor, "rope_theta": float(self._own("rope.freq_base") or 10000.0)}
+        base = float(self._own("rope.freq_base") or 10000.0)
+        return {"rope_type": "linear", "factor": float(factor), "rope_theta": base}
 
     def check_metadata(self, config: Callable[[], Any]) -> None:
         """Refuse a key of the architecture that is not read, does not say the neutral value, and is not applied.

@@ -6,6 +6,7 @@ place; what the model raises is a :class:`~evalgpt.guard.PluginError`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,6 +56,9 @@ def ask(
     with calling(model, "score()", batch):
         answer: Any = model.score(windows) if detail is None else model.score(windows, detail)
         scores = list(answer) if hasattr(type(answer), "__iter__") else None
+    if inspect.iscoroutine(answer):
+        answer.close()  # else Python warns that it was never awaited
+        raise EvaluationError(f"model {model.name}: score() is async; a plain function is wanted{_in(batch())}")
     if scores is None:
         raise EvaluationError(
             f"model {model.name}: score() returned {described(answer)}; a list of TokenScores is wanted, one for each "
@@ -172,6 +176,11 @@ def encode(model: Model, text: str, where: str) -> Encoding:
         )
     with calling(model, "the ids of encode(), read as numbers,", where):
         ids = np.asarray(encoding.ids)
+    if ids.dtype.kind == "O" and all(isinstance(i, (int, np.integer)) for i in ids.flat):
+        raise EvaluationError(
+            f"token id {max(ids.flat, key=abs)} in {where} is outside the vocabulary of model {model.name}, "
+            f"0 to {model.vocab_size - 1}"
+        )
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
         wrong = _not_an_int(encoding.ids)
         raise EvaluationError(

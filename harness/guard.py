@@ -47,7 +47,8 @@ def named(who: object) -> str:
     """``who`` as errors call it, as ``model scratch``: by its name, or where it has none by its spec or its class."""
     if isinstance(who, str):
         return who
-    kinds = [base.__name__ for base in type(who).__mro__ if base.__module__.startswith("evalgpt.")]
+    bases: tuple[type, ...] = type.__dict__["__mro__"].__get__(type(who))  # whatever its metaclass says
+    kinds = [base.__name__ for base in bases if base.__module__.startswith("evalgpt.")]
     kind = next((name.lower() for name in kinds if name in ("Model", "Task", "Protocol")), "plugin's")
     for key in ("name", "spec"):
         try:

@@ -40,7 +40,7 @@ class Protocol(ABC):
         Raises:
             UsageError: the context or the stride is out of range, or the model lacks the token it needs.
         """
-        context = self.default_context(model) if self.context is None else self.context
+        context = int(self.default_context(model) if self.context is None else self.context)
         if not self.smallest_context <= context <= model.context_length:
             raise UsageError(
                 f"context {context} is out of range: protocol {self.name} with model {model.name} "

@@ -266,8 +266,8 @@ def _get(who: object, key: str) -> Any:
 
 def _text(who: object, key: str, *, empty: bool = True) -> None:
     value = _get(who, key)
-    if not isinstance(value, str) or not (empty or value.strip()):
-        raise _wrong(who, key, value, "a text" + " that is not empty" * (not empty))
+    if type(value) is not str or not (empty or value.strip()):  # a subclass may be no text to JSON
+        raise _wrong(who, key, value, "a str" + " that is not empty" * (not empty))
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -183,7 +183,6 @@ def test_the_sixteen_classic_mistakes_are_among_the_caught():
     [pytest.param(range(3), id="three"), pytest.param(range(3, 20), id="seventeen more", marks=pytest.mark.simulation)],
 )
 @pytest.mark.parametrize("name", SOUND)
-@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 20), marks=pytest.mark.simulation)], ids=str)
 @pytest.mark.usefixtures("one_thread")
 def test_no_check_fails_on_a_sound_adapter_over_twenty_seeds(name, seeds):
     for seed in seeds:

@@ -49,6 +49,10 @@ class Meta(Exact):
     name = "wrong-protocol"
 
 
+async def asynchronous(*_, **__):
+    """No answer, but a promise of one."""
+
+
 def raising(error):
     """A method that raises ``error``."""
 
@@ -160,6 +164,7 @@ MODELS = {
     "name missing": without(Bytes, "name"),
     "name is a number": model(name=3),
     "name is empty": model(name=" "),
+    "name is a kind of text": model(name=type("Kind", (str,), {})("sub")),
     "name is half a surrogate pair": model(name="\ud800"),
     "fingerprint missing": without(Bytes, "fingerprint"),
     "fingerprint is bytes": model(fingerprint=b"abc"),
@@ -198,6 +203,8 @@ MODELS = {
     "device is None": model(device=None),
     "dtype is a type": model(dtype=np.float32),
     "score is no method": model(score=3),
+    "score is async": model(score=asynchronous),
+    "ids are beyond int64": model(encode=lambda self, text: Encoding([2**70] * 9, None)),
     "encode is no method": model(encode=None),
     "score takes no windows": model(score=lambda self: []),
     "score raises": model(score=raising(RuntimeError("kernel panic"))),
