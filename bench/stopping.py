@@ -110,33 +110,45 @@ def sign(text: Text, count: int, effect: float, streams: int, number: int) -> Ro
     return row
 
 
-def precision_rows() -> Iterator[tuple[str, Text, int, float]]:
+Rows = Iterator[tuple[str, Text, int, float]]
+
+
+def precision_rows() -> Rows:
     """Family, text, windows, precision."""
-    plain = [(300, 0.02), (300, 0.05), (1070, 0.01), (1070, 0.02), (1070, 0.05), (5000, 0.01), (5000, 0.05)]
-    heavy = [(300, 0.05), (1070, 0.02), (1070, 0.05), (5000, 0.02), (5000, 0.05)]
-    kinds = [("plain", PLAIN, plain), ("tails", TAILS, plain), ("trend", TRENDS, plain), ("rare", RARE, heavy)]
-    for family, texts, sizes in [*kinds, ("beyond", BEYOND, heavy)]:
-        yield from ((family, text, count, wanted) for text in texts for count, wanted in sizes)
+    for text in RARE:
+        yield "rare", text, 1070, 0.05
+        if text.height == 5:
+            yield "rare", text, 300, 0.05
+        if text.height < 15:
+            yield "rare", text, 1070, 0.02
+        if text.height > 2 and text.rare <= 2:
+            yield "rare", text, 5000, 0.05
+    for family, texts in (("trend", TRENDS), ("tails", TAILS), ("plain", PLAIN)):
+        for text in texts:
+            yield from ((family, text, count, p) for count, p in [(300, 0.05), (1070, 0.02), (5000, 0.02)])
+        yield family, texts[0], 1070, 0.01
+        yield family, texts[0], 1070, 0.05
+    yield from (("beyond", text, count, 0.05) for text in BEYOND for count in (1070, 5000))
 
 
-def sign_rows() -> Iterator[tuple[str, Text, int, float]]:
-    """Family, text, windows, difference in standard deviations of a window; the rare kind is for and against it."""
-    some = [(300, 0.0), (300, 0.1), (1070, 0.0), (1070, 0.02), (1070, 0.1), (5000, 0.0), (5000, 0.05)]
+def sign_rows() -> Rows:
+    """Family, text, windows, difference in standard deviations of a window; its sign alternates from run to run."""
     opposite = [rare(k, h) for k, h in [(10, 1), (20, 1), (20, 5), (50, 1), (50, 5), (100, 1), (100, 2), (100, 15)]]
-    kinds = [("plain", [PLAIN[0], PLAIN[1], PLAIN[3]]), ("tails", TAILS), ("trend", TRENDS[1:]), ("rare", opposite)]
+    kinds = [("rare", opposite), ("trend", TRENDS[1:]), ("tails", TAILS), ("plain", [PLAIN[0], PLAIN[3]])]
     for family, texts in [*kinds, ("beyond", BEYOND)]:
-        yield from ((family, text, count, effect) for text in texts for count, effect in some)
+        for text in texts:
+            yield from ((family, text, count, effect) for count, effect in [(300, 0.0), (1070, 0.0), (1070, 0.02)])
+    yield from ((family, texts[-1], 5000, 0.0) for family, texts in kinds)
 
 
-def measured(kind: str, rows: Iterator[tuple[str, Text, int, float]], streams: int, only: str | None) -> list[Found]:
-    """Simulate and print the rows."""
+def measured(kind: str, rows: Rows, streams: int, part: tuple[int, int]) -> Iterator[Found]:
+    """Simulate and print the rows, every so many-th of them from the first of ``part`` on."""
     what, run = ("holds", precision) if kind == "precision" else ("right", sign)
     asked = "precision, %" if kind == "precision" else "difference, sd"
     print(f"| family | windows | N | {asked} | {what}, % | scored, % | oracle, % | went to the end, % |")
     print("|---|---|---|---|---|---|---|---|")
-    out: list[Found] = []
     for number, (family, text, count, value) in enumerate(rows):
-        if only not in (None, family):
+        if number % part[1] != part[0]:
             continue
         row = run(text, count, value, streams, number)
         p = row.good / streams
@@ -144,29 +156,37 @@ def measured(kind: str, rows: Iterator[tuple[str, Text, int, float]], streams: i
         shown = f"{100 * value if kind == 'precision' else value:g}"
         cells = [family, text.name, count, shown, f"{100 * p:.1f}", *parts]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-        out.append({"family": family, "windows": text.name, "N": count, asked: float(shown), what: 100 * p}
-                   | dict(zip(("scored", "oracle", "to the end"), parts, strict=True)))  # fmt: skip
-    held = [float(row[what]) for row in out if row["family"] != "beyond"]
-    if held:
-        low = sum(x < 94 for x in held)
-        print(f"\nWithin the assumption: mean {np.mean(held):.2f} %, least {min(held):.1f} %, {low} rows below 94 %.\n")
-    return out
+        yield {
+            "kind": kind,
+            "family": family,
+            "windows": text.name,
+            "N": count,
+            asked: float(shown),
+            what: 100 * p,
+        } | dict(zip(("scored", "oracle", "to the end"), parts, strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=1000, help="per row")
     parser.add_argument("--only", choices=["precision", "sign"])
-    parser.add_argument("--family", choices=["plain", "tails", "trend", "rare", "beyond"])
-    parser.add_argument("-o", "--output", type=Path, help="the rows as JSON")
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("K", "OF"), help="every OF-th row from K")
+    parser.add_argument("-o", "--output", type=Path, help="the rows as JSON, written after each")
     args = parser.parse_args()
-    began, found = time.perf_counter(), {}
+    began, found = time.perf_counter(), list[Found]()
     for kind, rows in (("precision", precision_rows()), ("sign", sign_rows())):
-        if args.only in (None, kind):
-            found[kind] = measured(kind, rows, args.streams, args.family)
+        if args.only not in (None, kind):
+            continue
+        for row in measured(kind, rows, args.streams, tuple(args.part)):
+            found.append(row)
+            if args.output:
+                args.output.write_text(json.dumps({"streams": args.streams, "rows": found}, indent=1) + "\n")
+        held = [float(row["holds" if kind == "precision" else "right"]) for row in found
+                if row["kind"] == kind and row["family"] != "beyond"]  # fmt: skip
+        low = sum(x < 94 for x in held)
+        print(f"\nWithin the assumption: {len(held)} rows, mean {np.mean(held):.2f} %, least {min(held):.1f} %, "
+              f"{low} below 94 %.\n")  # fmt: skip
     print(f"{time.perf_counter() - began:.0f} seconds")
-    if args.output:
-        args.output.write_text(json.dumps({"streams": args.streams, **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -327,6 +327,7 @@ def _skewness(x: NDArray[np.float64]) -> tuple[float, float]:
     if n < 3 or not x.any():
         return 0.0, 0.0
     x /= np.abs(x).max()
-    skew = float(np.mean(x**3) / np.mean(x**2) ** 1.5) * math.sqrt(n * (n - 1)) / (n - 2)
+    square = x * x
+    skew = float(square @ x) / n / (float(square.sum()) / n) ** 1.5 * math.sqrt(n * (n - 1)) / (n - 2)
     error = SKEW_ERRORS * math.sqrt(6 / n)
     return error - skew, error + skew

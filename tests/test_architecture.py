@@ -55,6 +55,7 @@ ALLOWED = {
         "report",
         "sampling",
         "specs",
+        "strata",
         "streaming",
         "verdicts",
         "answers",
@@ -81,6 +82,7 @@ ALLOWED = {
     "options": {"targets", "cache", "core", "plugins", "progress", "protocols", "specs"},
     "render_compare": {"compare", "render", "specs", "statistics"},
     "run_compare": {
+        "strata",
         "guard",
         "validation",
         *(
@@ -103,6 +105,7 @@ ALLOWED = {
         ),
     },
     "run": {
+        "strata",
         "targets",
         "api",
         "cache",
