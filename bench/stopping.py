@@ -58,11 +58,15 @@ class Row:
 
 
 def stopped(
-    data: tuple[Array, Array, Array], seed: int, target: float | None, stop: Callable[[Interval], bool]
+    data: tuple[Array, Array, Array],
+    seed: int,
+    target: float | None,
+    stop: Callable[[Interval], bool],
+    rarest: float = RAREST,
 ) -> Interval:
     """The interval at which the rule stops."""
     y, n, covariate = data
-    plan = design(covariate, seed, RAREST)
+    plan = design(covariate, seed, rarest)
     y, n = y[plan.order], n[plan.order]
     rule = Sequential(len(y), float(n.sum()), BOUNDARY_LEVEL, target, plan.first, plan.strata)
     at = 0
