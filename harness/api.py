@@ -25,6 +25,7 @@ from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, ModelInfo, ProtocolInfo, Report, Run, Sample, TaskInfo, Timing, row_info
 from evalgpt.sampling import until_precise
 from evalgpt.specs import printable
+from evalgpt.strata import RAREST
 from evalgpt.streaming import score_stream
 from evalgpt.validation import check_task, documents_of, metrics_of, notes_of, numbers, plain
 from evalgpt.verdicts import Verdict, judge
@@ -58,6 +59,7 @@ def evaluate(
     cache: ScoreCache | None = None,
     precision: float | None = None,
     seed: int = 0,
+    rarest: float = RAREST,
     progress: Callable[[Progress], None] | None = None,
     detail: Collected | None = None,
 ) -> Evaluation:
@@ -76,6 +78,8 @@ def evaluate(
             depend on are scored all the same, and not kept.
         precision: stop when the perplexity of the whole text is known to this share of it, as in 0.01; windows are then
             scored in the random order of ``seed``, and ``.sample`` says how many.
+        rarest: with a precision, the least share of the text's windows that a kind of window which matters is assumed
+            to make up; the smaller it is, the more windows are scored before the first look.
         progress: called after each batch.
         detail: where rank, entropy and likeliest tokens of each score are added; windows are then computed,
             not recalled.
@@ -102,7 +106,7 @@ def evaluate(
 
     def some(plans: list[Plan]) -> None:
         assert precision is not None
-        samples.append(until_precise(scorer, plans, precision, seed, progress))
+        samples.append(until_precise(scorer, plans, precision, seed, progress, rarest))
 
     if precision is None:
         result = score_documents(scorer, documents_of(task), bound, progress=progress)

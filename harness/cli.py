@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -35,6 +35,17 @@ def cli() -> None:
     """
 
 
+def rarest(option: str) -> Callable[[Any], Any]:
+    """The assumption behind ``option``, which stops before the whole text is scored."""
+    return click.option(
+        "--rarest",
+        type=Share(),
+        default="1%",
+        show_default=True,
+        help=f"Smallest share that a kind of window may have for {option} to hold.",
+    )
+
+
 for command in (
     cli_learn.explain,
     cli_learn.generate,
@@ -55,6 +66,7 @@ for command in (
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, with --precision."
 )
+@rarest("--precision")
 @click.option(
     "--tokens/--no-tokens",
     default=None,
@@ -80,7 +92,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from evalgpt.run import RunOptions, run_all
 
-    goes_with(ctx, top="detail", seed="precision")
+    goes_with(ctx, top="detail", seed="precision", rarest="precision")
     state = state_of(ctx)
     targets = targets_of(ctx)
     code = run_all(state.plugins, RunOptions(**options, debug=state.debug, targets=targets), targets.command)
@@ -95,6 +107,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--kl", is_flag=True, help="Also the KL divergence from the baseline (one vocabulary).")
 @click.option("--until-decided", is_flag=True, help="Stop when it is settled which of two is better on this text.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, until decided.")
+@rarest("--until-decided")
 @click.option("--fail-if-worse", type=float, metavar="X", help="Exit 1 if worse by more than X bits per byte.")
 @output("the comparison")
 @click.option("--save-report", metavar="FILE", help="Keep the report of the runs.")
@@ -113,7 +126,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
     """
     from evalgpt.run_compare import CompareOptions, compare_all
 
-    goes_with(ctx, seed="until_decided")
+    goes_with(ctx, seed="until_decided", rarest="until_decided")
     targets = targets_of(ctx)
     code = compare_all(state_of(ctx).plugins, CompareOptions(**options, targets=targets), targets.command)
     ctx.exit(code)

@@ -63,7 +63,8 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Why a comparison stopped: ``sign`` is -1 where the candidate is better on the whole text, 1 where it is worse, 0
-    where all windows did not tell; ``interval`` bounds the whole text's difference, nats per token."""
+    where all windows did not tell; ``interval`` bounds the whole text's difference, nats per token. Every kind of
+    window that matters is assumed to make up at least the share ``rarest`` of all; null in earlier documents."""
 
     seed: int
     windows: int
@@ -71,6 +72,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     level: float
     sign: int
     interval: tuple[float | None, float | None]
+    rarest: float | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

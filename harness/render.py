@@ -150,12 +150,22 @@ def _spread(found: Uncertainty | None) -> str:
 def _sample(found: Sample) -> str:
     part = f"{found.windows} of {found.of} windows, {found.tokens / found.of_tokens:.1%} of the tokens, in random order"
     if found.perplexity is None or None in found.perplexity:
-        return f"{found.reason}: {part}"
+        return f"{found.reason}: {part}{assumed(found.rarest)}"
     low, high = (_perplexity(x) for x in found.perplexity if x is not None)
     if low == high:
         return f"{found.reason}: the perplexity is that of the whole text"
     asked = "" if found.precision is None else f", within {found.precision:.2%} of it"
-    return f"{found.reason}: the whole text's perplexity is {low} to {high} ({found.level:.0%}){asked}; {part}"
+    return (
+        f"{found.reason}: the whole text's perplexity is {low} to {high} ({found.level:.0%}){asked}; {part}"
+        + assumed(found.rarest)
+    )
+
+
+def assumed(rarest: float | None) -> str:
+    """The assumption under which a sample's interval holds, in words; empty where none was recorded."""
+    return (
+        "" if rarest is None else f"; holds if every kind of window that matters is {rarest * 100:g} % of all or more"
+    )
 
 
 def _ledger(evaluation: Evaluation) -> str:

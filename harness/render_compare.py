@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from evalgpt.compare import Comparison, Decision, Divergence, Side
-from evalgpt.render import console_for, print_rows, say
+from evalgpt.render import assumed, console_for, print_rows, say
 from evalgpt.statistics import Estimate
 
 __all__ = ["print_comparisons", "sentences_of"]
@@ -115,7 +115,7 @@ def _decision(found: Decision, a: str, b: str) -> str:
         return f"not settled by all {found.of} windows: {b} and {a} are equally good on this text"
     word = "better" if found.sign < 0 else "worse"
     around = "" if low is None or high is None else f" by {low:+.4f} to {high:+.4f} nats per token ({found.level:.0%})"
-    return f"settled: on the whole text {b} is {word} than {a}{around}, from {part}"
+    return f"settled: on the whole text {b} is {word} than {a}{around}, from {part}" + assumed(found.rarest)
 
 
 def _left_out(a: Side, b: Side) -> str:

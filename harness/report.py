@@ -130,6 +130,10 @@ class Tokenized(msgspec.Struct, frozen=True, kw_only=True):
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """Which part of a text was scored: the first ``windows`` ``of`` all, in the random order of ``seed``.
 
+    The order takes from each of ``strata`` strata in proportion (evalgpt.strata). Every kind of window that matters is
+    assumed to make up at least the share ``rarest`` of the windows; nothing was concluded before ``first_look``
+    windows. These three are null in reports of versions that assumed nothing.
+
     ``loss`` and ``perplexity`` bound what scoring the whole text would give, at ``level`` although the run looked again
     and again (evalgpt.sequential): nothing is said of other texts. ``precision`` is the half-width asked for, as a
     share of the perplexity.
@@ -145,6 +149,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     loss: tuple[float | None, float | None] | None
     perplexity: tuple[float | None, float | None] | None
+    rarest: float | None = None
+    first_look: int | None = None
+    strata: int | None = None
 
 
 class RowInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from evalgpt.protocols import Protocol
 from evalgpt.render import print_evaluations
 from evalgpt.report import Evaluation, Report, to_json, write_report
 from evalgpt.specs import printable, visible
+from evalgpt.strata import RAREST
 from evalgpt.targets import Existing, Kind, check_distinct, document_kind
 
 __all__ = ["RunOptions", "run_all"]
@@ -35,6 +36,7 @@ class RunOptions(ModelOptions):
     tokens: bool | None = None
     precision: float | None = None
     seed: int = 0
+    rarest: float = RAREST
     detail: str | None = None
     top: int = 5
     debug: bool = False
@@ -141,6 +143,7 @@ class _Run:
                     cache=self.cache,
                     precision=options.precision,
                     seed=options.seed,
+                    rarest=options.rarest,
                     progress=bar,
                     detail=self.detail,
                 )

@@ -27,6 +27,7 @@ from evalgpt.protocols import Protocol
 from evalgpt.render_compare import print_comparisons
 from evalgpt.report import Evaluation, read_report, to_json, write_report
 from evalgpt.sampling import until_decided
+from evalgpt.strata import RAREST
 from evalgpt.targets import check_distinct, document_kind, own_command
 from evalgpt.validation import documents_of
 
@@ -41,6 +42,7 @@ class CompareOptions(ModelOptions):
     kl: bool = False
     until_decided: bool = False
     seed: int = 0
+    rarest: float = RAREST
     fail_if_worse: float | None = None
     save_report: str | None = None
 
@@ -162,7 +164,7 @@ def _decide(
     plans = [plan_windows(model, documents, p) for model, p in zip(models, bound, strict=True)]
     began = time.perf_counter()
     with Bar(f"{models[1].spec} against {models[0].spec}", quiet=options.quiet, unit="difference") as bar:
-        decision, sample = until_decided((one, other), (plans[0], plans[1]), options.seed, bar)
+        decision, sample = until_decided((one, other), (plans[0], plans[1]), options.seed, bar, options.rarest)
     seconds = time.perf_counter() - began
     evaluations = []
     for scorer, p, plan in zip((one, other), bound, plans, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +16,45 @@ from evalgpt.conformance import tolerance_of
 from evalgpt.core import UsageError
 from evalgpt.engine import Plan, Progress, place_of
 from evalgpt.report import Sample
-from evalgpt.sequential import Interval, Sequential, decided, half_width, order, precise_enough
+from evalgpt.sequential import Interval, Sequential, decided, half_width, precise_enough
+from evalgpt.strata import BOUNDARY_LEVEL, LEVEL, RAREST, Design, design, unigram_loss
 
-__all__ = ["keep_sample", "replayed", "sampled", "until_decided", "until_precise"]
+__all__ = ["Draw", "drawn", "keep_sample", "replayed", "until_decided", "until_precise"]
 
 
 Chosen = list[tuple[Plan, int]]
 
 
-def sampled(plans: Sequence[Plan], seed: int) -> Chosen:
-    """All windows of ``plans`` in the random order of ``seed``.
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """All windows in the order in which they are scored, as (plan, window's number) pairs, and how it was made.
+
+    ``tokens`` is the number of scored tokens of all windows.
+    """
+
+    chosen: Chosen
+    design: Design
+    seed: int
+    tokens: int
+
+    def rule(self, precision: float | None) -> Sequential:
+        """The rule that says when to stop, at a precision or where a sign is decided."""
+        target = None if precision is None else half_width(precision)
+        design = self.design
+        return Sequential(len(self.chosen), self.tokens, BOUNDARY_LEVEL, target, design.first, design.strata)
+
+
+def drawn(plans: Sequence[Plan], seed: int, rarest: float = RAREST) -> Draw:
+    """All windows of ``plans`` in the random order of ``seed``, stratified by their tokens' unigram loss.
 
     Raises:
-        UsageError: a seed below zero.
+        UsageError: a seed below zero, or a ``rarest`` that is not between 0 and 1.
     """
-    if seed < 0:
-        raise UsageError(f"a seed is a number from 0 up, not {seed}")
     every = [(plan, i) for plan in plans for i in range(len(plan.windows))]
-    return [every[k] for k in order(len(every), seed)]
+    windows = [plan.windows[i] for plan, i in every]
+    scored = [np.asarray(window.ids[window.start :], dtype=np.int64) for window in windows]
+    found = design(unigram_loss(scored), seed, rarest)
+    return Draw([every[k] for k in found.order], found, seed, sum(map(len, scored)))
 
 
 def until_precise(
@@ -41,21 +63,23 @@ def until_precise(
     precision: float,
     seed: int,
     progress: Callable[[Progress], None] | None = None,
+    rarest: float = RAREST,
 ) -> Sample:
     """Score windows of ``plans`` until the whole text's perplexity is known to ``precision``, a share of it.
 
+    The interval holds if every kind of window that matters makes up at least the share ``rarest`` of all windows.
     Afterwards ``plans`` hold the windows that were scored, and no others.
 
     Raises:
-        UsageError: a precision that is not between 0 and 1, or a seed below zero. EvaluationError: as score_windows.
+        UsageError: a precision or ``rarest`` that is not between 0 and 1, or a seed below zero. EvaluationError: as
+            score_windows.
     """
     if not 0 < precision < 1:
         raise UsageError(f"a precision is a share of the perplexity between 0 and 1, as in 1% or 0.01, not {precision}")
-    chosen = sampled(plans, seed)
-    total = _tokens(chosen)
-    rule = Sequential(len(chosen), total, target=half_width(precision))
+    draw = drawn(plans, seed, rarest)
+    rule, total = draw.rule(precision), draw.tokens
     done, tokens, spent = 0, 0, 0.0
-    for (plan, i), (nll,) in _scored([scorer], chosen):
+    for (plan, i), (nll,) in _scored([scorer], draw.chosen):
         plan.nll[i] = nll
         done, tokens, cost = done + 1, tokens + len(nll), float(nll.sum(dtype=np.float64))
         spent += cost
@@ -63,40 +87,40 @@ def until_precise(
             break
         if progress is not None:
             progress(Progress(tokens, total, spent / tokens))
-    keep_sample(plans, chosen[:done])
-    return _sample_of(rule, seed, (done, len(chosen)), (tokens, total), precision)
+    keep_sample(plans, draw.chosen[:done])
+    return _sample_of(rule, draw, done, tokens, precision)
 
 
-def replayed(sample: Sample, windows: int, weight: int, losses: Sequence[NDArray[np.float32]]) -> Sample:
-    """What the rule makes of ``losses``, of the windows in the order in which ``sample`` had them, out of ``windows``
-    with ``weight`` tokens in all. Of a comparison's sample, which two models stopped, only the counts can be told."""
-    tokens = sum(map(len, losses))
-    counts = (len(losses), windows), (tokens, weight)
+def replayed(sample: Sample, draw: Draw, losses: Sequence[NDArray[np.float32]]) -> Sample:
+    """What the rule makes of ``losses``, of the first windows of ``draw``. Of a comparison's sample, which two models
+    stopped, only the counts can be told."""
+    done, tokens = len(losses), sum(map(len, losses))
     if sample.precision is None:
-        return _sample_of(None, sample.seed, *counts, None)
-    rule = Sequential(windows, weight, target=half_width(sample.precision))
-    for done, nll in enumerate(losses, 1):
+        return _sample_of(None, draw, done, tokens, None)
+    rule = draw.rule(sample.precision)
+    for count, nll in enumerate(losses, 1):
         if rule.add(float(nll.sum(dtype=np.float64)), len(nll)) and precise_enough(rule.interval(), sample.precision):
-            counts = (done, windows), (sum(map(len, losses[:done])), weight)
+            done, tokens = count, sum(map(len, losses[:count]))
             break
-    return _sample_of(rule, sample.seed, *counts, sample.precision)
+    return _sample_of(rule, draw, done, tokens, sample.precision)
 
 
-def _sample_of(
-    rule: Sequential | None, seed: int, windows: tuple[int, int], tokens: tuple[int, int], precision: float | None
-) -> Sample:
+def _sample_of(rule: Sequential | None, draw: Draw, done: int, tokens: int, precision: float | None) -> Sample:
     met = "decided" if precision is None else "precise enough"
     return Sample(
-        seed=seed,
-        windows=windows[0],
-        of=windows[1],
-        tokens=tokens[0],
-        of_tokens=tokens[1],
-        level=0.95,
+        seed=draw.seed,
+        windows=done,
+        of=len(draw.chosen),
+        tokens=tokens,
+        of_tokens=draw.tokens,
+        level=LEVEL,
         precision=precision,
-        reason=met if windows[0] < windows[1] else "all windows were needed",
+        reason=met if done < len(draw.chosen) else "all windows were needed",
         loss=None if rule is None else _bounds(rule.interval(), lambda x: x),
         perplexity=None if rule is None else _bounds(rule.interval(), math.exp),
+        rarest=draw.design.rarest,
+        first_look=draw.design.first,
+        strata=draw.design.count,
     )
 
 
@@ -105,20 +129,22 @@ def until_decided(
     plans: tuple[Sequence[Plan], Sequence[Plan]],
     seed: int,
     progress: Callable[[Progress], None] | None = None,
+    rarest: float = RAREST,
 ) -> tuple[Decision, Sample]:
     """Score the same windows with both models until it is settled which has the lower loss on the whole text.
 
-    Afterwards both ``plans`` hold the windows that were scored, and no others.
+    The assumption is that of ``until_precise``. Afterwards both ``plans`` hold the windows that were scored, and no
+    others.
 
     Raises:
-        UsageError: the models' windows differ, as with two tokenizers. EvaluationError: as score_windows.
+        UsageError: the models' windows differ, as with two tokenizers; a seed below zero, or a ``rarest`` that is not
+            between 0 and 1. EvaluationError: as score_windows.
     """
-    chosen = sampled(plans[0], seed)
-    others = sampled(plans[1], seed)
+    draw, others = drawn(plans[0], seed, rarest), drawn(plans[1], seed, rarest).chosen
+    chosen = draw.chosen
     if [list(p.windows[i].ids) for p, i in chosen] != [list(p.windows[i].ids) for p, i in others]:
         raise UsageError("--until-decided needs models that read the same windows, with one tokenizer and one prefix")
-    total = _tokens(chosen)
-    rule = Sequential(len(chosen), total)
+    rule, total = draw.rule(None), draw.tokens
     rounding = max(tolerance_of(s.model.dtype) for s in scorers) * 2 / math.sqrt(total)
     done, tokens, difference = 0, 0, 0.0
     for (plan, i), (one, other) in _scored(scorers, chosen):
@@ -137,9 +163,15 @@ def until_decided(
     found = rule.interval()
     low, high = _finite(found.low), _finite(found.high)
     decision = Decision(
-        seed=seed, windows=done, of=len(chosen), level=0.95, sign=_sign(found, rounding), interval=(low, high)
+        seed=seed,
+        windows=done,
+        of=len(chosen),
+        level=LEVEL,
+        sign=_sign(found, rounding),
+        interval=(low, high),
+        rarest=rarest,
     )
-    sample = _sample_of(None, seed, (done, len(chosen)), (tokens, total), None)
+    sample = _sample_of(None, draw, done, tokens, None)
     return decision, sample
 
 
@@ -171,10 +203,6 @@ def _scored(scorers: Sequence[Scorer], chosen: Chosen) -> Iterator[tuple[tuple[P
         for number, place in enumerate(batch):
             yield place, [answer[number] for answer in answers]
         at = end
-
-
-def _tokens(chosen: Chosen) -> int:
-    return sum(len(plan.windows[i].ids) - plan.windows[i].start for plan, i in chosen)
 
 
 def _bounds(found: Interval, of: Callable[[float], float]) -> tuple[float | None, float | None]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -41,6 +42,8 @@ POWER = 1.5
 EARLY = 0.2
 # Standard errors by which the skewness may exceed the sample's, too small where rare values are missing.
 SKEW_ERRORS = 2.0
+# Windows as extreme as the most extreme seen, added to the sample before its variance and skewness are estimated.
+PSEUDO = 1
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
@@ -57,6 +60,68 @@ class Interval:
     windows: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look needs of the windows seen: the ratio, and how the errors of its strata add up.
+
+    ``spread`` and ``parts`` have one number a stratum: the residuals' variance, and how often it counts. ``extreme``
+    is the residual that is farthest from its stratum's mean.
+    """
+
+    value: float
+    spread: NDArray[np.float64]
+    parts: NDArray[np.float64]
+    extreme: float
+    seen: int
+    size: float
+    freedom: float
+    skew: tuple[float, float]
+
+    @staticmethod
+    def of(
+        y: NDArray[np.float64], n: NDArray[np.float64], stratum: NDArray[np.int64], sizes: NDArray[np.int64]
+    ) -> _Seen | None:
+        """None where a stratum has fewer than two windows, nothing has weight, or a value is not finite.
+
+        The ratio is the combined one of a stratified sample (Cochran 1977, Sampling Techniques, section 6.11): each
+        window stands for N / n windows of its stratum. Its error is, in Royall's way for a ratio of sums (1970,
+        doi:10.1093/biomet/57.2.377), the unseen windows' residuals less the seen ones' scaled up to their weight.
+        Squared residuals are over 1 - share, as in ``evalgpt.statistics``, for the fitted mean.
+        """
+        counts = np.bincount(stratum, minlength=len(sizes))
+        if counts.min() < 2 or not np.isfinite(y).all():
+            return None
+        each = (sizes / counts)[stratum]
+        weight, total = float(each @ n), np.bincount(stratum, n)
+        if not total.all():
+            return None
+        value = float(each @ y) / weight
+        residual, share = y - value * n, n / total[stratum]
+        residual -= (np.bincount(stratum, residual) / counts)[stratum]
+        spread = np.bincount(stratum, residual**2 / np.maximum(1 - share, 1e-12)) / counts
+        scale = sizes / counts - 1
+        parts = counts * scale**2 + (sizes - counts)
+        error = spread * parts
+        sizes_seen = 1 / np.bincount(stratum, share**2)
+        doubt = float((error**2 / np.maximum(sizes_seen - 1, 1e-9)).sum())
+        extreme = float(residual[np.abs(residual).argmax()])
+        return _Seen(
+            value=value,
+            spread=spread,
+            parts=parts,
+            extreme=extreme,
+            seen=len(y),
+            size=weight**2 / float((each * n) @ (each * n)),
+            freedom=float(error.sum()) ** 2 / doubt if doubt else math.inf,
+            skew=_skewness(np.append(residual, [extreme] * PSEUDO)),
+        )
+
+    def error(self, weight: float) -> float:
+        """Standard error of the ratio, of windows with ``weight`` in all."""
+        more = PSEUDO * self.extreme**2 * float(self.parts.sum()) / self.seen
+        return math.sqrt(float(self.spread @ self.parts) + more) / weight
+
+
 class Sequential:
     """The ratio sum(y) / sum(n) over all windows of a text, from windows added in random order.
 
@@ -65,7 +130,10 @@ class Sequential:
         weight: sum(n) over the whole text.
         level: probability that the intervals of all looks hold.
         target: the half-width at which one will stop, in the ratio's unit. None: one stops by the interval's position.
-        first: windows at the first look.
+        first: windows at the first look; ``evalgpt.strata`` says how many a rare kind of window needs.
+        strata: the stratum, 0 and up, of each window in the order in which they are added, where every part of the
+            order has its share of each stratum. None: one stratum. A look that has seen fewer than two windows of a
+            stratum gives infinite bounds.
 
     Without ``target`` the spending is over looks, whatever the data: a difference may be settled at any of them.
     With it the width alone says when to stop, so that the spending can follow the information, 1 / variance, as a
@@ -78,16 +146,31 @@ class Sequential:
     """
 
     def __init__(
-        self, windows: int, weight: float, level: float = 0.95, target: float | None = None, first: int = FIRST
+        self,
+        windows: int,
+        weight: float,
+        level: float = 0.95,
+        target: float | None = None,
+        first: int = FIRST,
+        strata: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> None:
         positive = windows >= 1 and 0 < weight < math.inf and (target is None or target > 0)
         if not positive or not 0 < level < 1 or first < 2:
             raise ValueError(f"no intervals: {windows=}, {weight=}, {level=}, {target=}, {first=}")
+        self._stratum = np.zeros(windows, np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
+        if self._stratum.shape != (windows,):
+            raise ValueError(f"no intervals: strata of {len(self._stratum)} windows, not {windows}")
+        self._sizes = np.bincount(self._stratum)
         self._windows, self._weight, self._alpha, self._target = windows, float(weight), 1 - level, target
-        self._y, self._n = list[float](), list[float]()
+        self._y, self._n, self._count = np.empty(windows), np.empty(windows), 0
         self._looks = _schedule(windows, DECIDE_STEP if target is None else PRECISION_STEP, first)
         self._next, self._first, self._exits = 0, first, _Exits()
         self._latest = Interval(math.nan, -math.inf, math.inf, 0)
+
+    @property
+    def next_look(self) -> int:
+        """The number of windows at the next look."""
+        return self._looks[min(self._next, len(self._looks) - 1)]
 
     def add(self, y: float, n: float) -> bool:
         """Add the next window of the random order; True if this was a look, so that ``interval()`` is new.
@@ -95,11 +178,18 @@ class Sequential:
         Raises:
             ValueError: a negative weight, more windows than the text has, or another weight than it has.
         """
-        if not 0 <= n < math.inf or len(self._y) == self._windows:
-            raise ValueError(f"window {len(self._y) + 1} of {self._windows} has weight {n}")
-        self._y.append(float(y))
-        self._n.append(float(n))
-        if len(self._y) < self._looks[self._next]:
+        return self.extend(np.array([y], dtype=np.float64), np.array([n], dtype=np.float64))
+
+    def extend(self, y: NDArray[np.float64], n: NDArray[np.float64]) -> bool:
+        """Add the next windows, at most as many as ``next_look`` needs; otherwise as ``add``."""
+        bad = ~((n >= 0) & (n < math.inf))
+        if bad.any() or self._count + len(y) > self.next_look:
+            at = int(bad.argmax()) if bad.any() else 0
+            raise ValueError(f"window {self._count + at + 1} of {self._windows} has weight {n[at]}")
+        self._y[self._count : self._count + len(y)] = y
+        self._n[self._count : self._count + len(y)] = n
+        self._count += len(y)
+        if self._count < self.next_look:
             return False
         self._look()
         return True
@@ -110,49 +200,41 @@ class Sequential:
 
     def _look(self) -> None:
         self._next += 1
-        y, n, count = np.array(self._y), np.array(self._n), len(self._y)
-        # Correctly rounded sums, so that the last number does not depend on the order.
-        seen = math.fsum(self._n)
-        value = math.fsum(self._y) / seen if seen and np.isfinite(y).all() else float(y.sum())
+        count = self._count
+        y, n = self._y[:count], self._n[:count]
         if count == self._windows:
+            # Correctly rounded sums, so that the last number does not depend on the order.
+            seen = math.fsum(n)
+            value = math.fsum(y) / seen if seen and np.isfinite(y).all() else float(y.sum())
             if not math.isclose(seen, self._weight, rel_tol=1e-9):
                 raise ValueError(f"the windows weigh {seen} together, not {self._weight}")
             self._latest = Interval(value, value, value, count)
-        elif not seen or not math.isfinite(value):
-            self._latest = Interval(value, -math.inf, math.inf, count)
-        else:
-            residual, share = y - value * n, n / seen
-            error, skew, size = self._error(residual, share, seen), _skewness(residual), 1 / float(share @ share)
-            critical = self._critical(count, error, size, skew)
-            if critical is not None:
-                down, up = self._sides(critical, size, skew)
-                self._latest = Interval(value, value - down * error, value + up * error, count)
+            return
+        found = _Seen.of(y, n, self._stratum[:count], self._sizes)
+        if found is None:
+            self._latest = Interval(float(y.sum()), -math.inf, math.inf, count)
+            return
+        error = found.error(self._weight)
+        critical = self._critical(error, found)
+        if critical is not None:
+            down, up = self._sides(critical, found)
+            self._latest = Interval(found.value, found.value - down * error, found.value + up * error, count)
 
-    def _error(self, residual: NDArray[np.float64], share: NDArray[np.float64], seen: float) -> float:
-        """Standard error of the ratio: Royall's for a ratio of sums (1970, doi:10.1093/biomet/57.2.377).
-
-        The error is the unseen windows' residuals less the seen ones' scaled up to their weight, over the total
-        weight. Squared residuals are over 1 - share, as in ``evalgpt.statistics``, for the fitted ratio.
-        """
-        count, left = len(residual), max(self._weight - seen, 0.0) / seen
-        variance = float(residual @ (residual / np.maximum(1 - share, 1e-12))) / count
-        return math.sqrt(variance * (self._windows - count + left * left * count)) / self._weight
-
-    def _critical(self, count: int, error: float, size: float, skew: tuple[float, float]) -> float | None:
+    def _critical(self, error: float, found: _Seen) -> float | None:
         """The critical value at a look, on the scale of a normal deviate, or None where the look spends nothing."""
         if self._target is None:
             return _even(self._windows, self._first, self._alpha)[self._next - 1]
-        u, spent = count / (self._windows - count), self._exits.spent
+        u, spent = self._count / (self._windows - self._count), self._exits.spent
         if spent >= self._alpha or error > self._target:
             return None
-        reached = error * self._sides(self._exits.critical(u, self._alpha), size, skew)[0]
+        reached = error * self._sides(self._exits.critical(u, self._alpha), found)[0]
         if reached <= self._target:
             return self._exits.step(u, self._alpha)
         root = self._target / reached  # of the information as a fraction of what the target needs
         spend = EARLY * 2 * math.erfc(-NormalDist().inv_cdf(self._alpha / 4) / math.sqrt(2) / root)
         return self._exits.step(u, spend) if spend > spent + 1e-7 else None
 
-    def _sides(self, critical: float, size: float, skew: tuple[float, float]) -> tuple[float, float]:
+    def _sides(self, critical: float, found: _Seen) -> tuple[float, float]:
         """Standard errors below and above the estimate: Student's t, widened for skewness; equal with a target.
 
         A sample without its rare large values has too small a mean and too small an error at once. Cornish and
@@ -160,9 +242,9 @@ class Sequential:
         a part f of a finite population: mean -a (1 - f) / 2, third cumulant -a (2 - f), a the skewness over
         sqrt(size (1 - f)). ``size`` is the effective number of windows, 1 over the sum of their squared shares.
         """
-        f = len(self._y) / self._windows
-        t = t_half_width(1 - math.erfc(critical / math.sqrt(2)), max(size - 1, 1.0))
-        per = ((1 - f) / 2 + (2 - f) * (critical**2 - 1) / 6) / math.sqrt(size * (1 - f))
+        f, skew = self._count / self._windows, found.skew
+        t = t_half_width(1 - math.erfc(critical / math.sqrt(2)), max(found.freedom, 1.0))
+        per = ((1 - f) / 2 + (2 - f) * (critical**2 - 1) / 6) / math.sqrt(found.size * (1 - f))
         down, up = t + max(0.0, per * skew[0]), t + max(0.0, per * skew[1])
         return (down, up) if self._target is None else (max(down, up), max(down, up))
 
@@ -245,6 +327,7 @@ def _skewness(x: NDArray[np.float64]) -> tuple[float, float]:
     if n < 3 or not x.any():
         return 0.0, 0.0
     x /= np.abs(x).max()
-    skew = float(np.mean(x**3) / np.mean(x**2) ** 1.5) * math.sqrt(n * (n - 1)) / (n - 2)
+    square = x * x
+    skew = float(square @ x) / n / (float(square.sum()) / n) ** 1.5 * math.sqrt(n * (n - 1)) / (n - 2)
     error = SKEW_ERRORS * math.sqrt(6 / n)
     return error - skew, error + skew

@@ -119,11 +119,14 @@ def t_two_sided(t: float, freedom: float) -> float:
 def t_half_width(level: float, freedom: float) -> float:
     """The q with P(|T| <= q) = ``level`` for Student's T, by Newton's method.
 
-    The tail is convex and the normal quantile lies below the root, so that the steps approach it from one side.
+    The tail is convex and the start lies below the root, so that the steps approach it from one side: the normal
+    quantile and, where they converge, Cornish and Fisher's next terms.
     """
     q = NormalDist().inv_cdf((1 + level) / 2)
     if freedom > 1e6:
         return q
+    if freedom > 10:
+        q += (q**3 + q) / (4 * freedom) + (5 * q**5 + 16 * q**3 + 3 * q) / (96 * freedom**2)
     log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
     for _ in range(200):
         density = math.exp(log_scale - (freedom + 1) / 2 * math.log1p(q * q / freedom))

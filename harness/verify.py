@@ -20,7 +20,7 @@ from evalgpt.core import Document, EvaluationError, Model, Task
 from evalgpt.engine import Plan, Progress, bind, plan_windows, row_of, score_windows
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, RowInfo, TaskInfo, Tokenized, row_info
-from evalgpt.sampling import keep_sample, replayed, sampled
+from evalgpt.sampling import Draw, drawn, keep_sample, replayed
 from evalgpt.validation import documents_of
 
 __all__ = ["Sample", "Verified", "verify"]
@@ -181,39 +181,39 @@ def _check_settings(evaluation: Evaluation, bound: Protocol) -> None:
             raise _differs("protocol", key, evaluation.protocol.settings.get(key), now.get(key))
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """The order of a sample: each window by its plan and its number there before the others were left out."""
+def _drawn(evaluation: Evaluation, plans: Sequence[Plan]) -> Draw | None:
+    """Leave in ``plans`` what the report's sample drew.
 
-    order: list[tuple[Plan, int]]
-    windows: int
-    tokens: int
-
-
-def _drawn(evaluation: Evaluation, plans: Sequence[Plan]) -> _Drawn | None:
-    """Leave in ``plans`` what the report's sample drew."""
-    if evaluation.sample is None:
+    Raises:
+        EvaluationError: a sample without the assumption behind its order and its stop.
+    """
+    sample = evaluation.sample
+    if sample is None:
         return None
-    every = sampled(plans, evaluation.sample.seed)
-    tokens = sum(len(plan.windows[i].ids) - plan.windows[i].start for plan, i in every)
-    order = every[: max(evaluation.sample.windows, 0)]
-    keep_sample(plans, order)
-    return _Drawn(order, len(every), tokens)
+    if sample.rarest is None:
+        raise EvaluationError(
+            "numbers: sample.rarest is missing: a version of evalgpt that is no longer followed stopped this run; "
+            "run it again to verify it"
+        )
+    draw = drawn(plans, sample.seed, sample.rarest)
+    keep_sample(plans, draw.chosen[: max(sample.windows, 0)])
+    return draw
 
 
 def _check_sample(
-    evaluation: Evaluation, drawn: _Drawn, plans: Sequence[Plan], stored: Sequence[Sequence[NDArray[np.float32]]]
+    evaluation: Evaluation, draw: Draw, plans: Sequence[Plan], stored: Sequence[Sequence[NDArray[np.float32]]]
 ) -> None:
     """Let the rule that stopped the run see the stored losses again."""
     if evaluation.sample is None:
         return
+    order = draw.chosen[: max(evaluation.sample.windows, 0)]
     numbers: dict[int, list[int]] = {}
-    for plan, i in drawn.order:
+    for plan, i in order:
         numbers.setdefault(id(plan), []).append(i)
     places = {(key, i): at for key, own in numbers.items() for at, i in enumerate(sorted(own))}
     rows = {id(plan): number for number, plan in enumerate(plans)}
-    losses = [stored[rows[id(plan)]][places[id(plan), i]] for plan, i in drawn.order]
-    now = replayed(evaluation.sample, drawn.windows, drawn.tokens, losses)
+    losses = [stored[rows[id(plan)]][places[id(plan), i]] for plan, i in order]
+    now = replayed(evaluation.sample, draw, losses)
     for path, one, other in _leaves("sample", _plain(evaluation.sample), _plain(now)):
         apart = isinstance(one, float) and isinstance(other, float) and abs(one - other) <= SAME * abs(one)
         if one != other and not apart:

@@ -77,6 +77,7 @@ ALLOWED = {
         "report",
         "sampling",
         "specs",
+        "strata",
         "streaming",
         "verdicts",
         "answers",
@@ -97,12 +98,14 @@ ALLOWED = {
     "difference": {"alignment", "contexts", "core", "report"},
     "verify": {"api", "batching", "conformance", "core", "engine", "protocols", "report", "sampling", "validation"},
     "sequential": {"statistics"},
-    "sampling": {"batching", "compare", "conformance", "core", "engine", "report", "sequential", "answers"},
+    "strata": {"core", "sequential"},
+    "sampling": {"batching", "compare", "conformance", "core", "engine", "report", "sequential", "strata", "answers"},
     "progress": {"engine", "specs"},
     "render": {"metrics", "report", "specs"},
     "options": {"targets", "cache", "core", "plugins", "progress", "protocols", "specs"},
     "render_compare": {"compare", "render", "specs", "statistics"},
     "run_compare": {
+        "strata",
         "guard",
         "validation",
         *(
@@ -125,6 +128,7 @@ ALLOWED = {
         ),
     },
     "run": {
+        "strata",
         "targets",
         "api",
         "cache",

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from models import BytesModel, hashed_loss
@@ -39,7 +40,7 @@ def run(precision, seed=0, task=None, model=None, **options):
 def test_a_precise_answer_needs_a_part_and_bounds_the_whole():
     whole = evalgpt.evaluate(BytesModel(), Text(), PROTOCOL)
     held = 0
-    for seed in range(40):
+    for seed in range(20):
         found = run(0.1, seed)
         sample = found.sample
         assert sample.reason == "precise enough"
@@ -49,7 +50,7 @@ def test_a_precise_answer_needs_a_part_and_bounds_the_whole():
         assert (high - low) / 2 <= 0.1 * found.metrics.perplexity * (1 + 1e-9)
         assert low <= found.metrics.perplexity <= high
         held += low <= whole.metrics.perplexity <= high
-    assert held >= 35  # 38 of 40 are expected; 34 or fewer happen once in a hundred
+    assert held >= 17  # 19 of 20 are expected; 16 or fewer happen 16 times in a thousand
 
 
 def test_the_seed_fixes_which_windows():
@@ -238,3 +239,83 @@ def test_a_decision_is_not_taken_back_in_the_next_line(text, plugin):
     assert "settled: on the whole text" in result.stdout
     assert "does not settle" not in result.stdout
     assert "on more text of this kind" in result.stdout
+
+
+# The assumption
+
+
+def test_a_smaller_share_of_rare_windows_needs_a_later_first_look():
+    one, other = run(0.1), run(0.1, rarest=0.002)
+    assert (one.sample.rarest, other.sample.rarest) == (0.01, 0.002)
+    assert one.sample.strata == other.sample.strata > 1
+    assert one.sample.first_look < other.sample.first_look
+    assert one.sample.windows >= one.sample.first_look
+    assert other.sample.windows >= other.sample.first_look
+
+
+@pytest.mark.parametrize("rarest", [0.0, 1.0, -0.1, math.nan])
+def test_a_share_that_cannot_be_is_refused(rarest):
+    with pytest.raises(UsageError, match="rarest kind of window"):
+        run(0.1, rarest=rarest)
+
+
+@pytest.mark.parametrize(("field", "value"), [("rarest", 0.02), ("first_look", 20), ("strata", 1)])
+def test_a_forged_assumption_is_no_report(field, value):
+    import msgspec
+
+    evaluation = run(0.1, seed=5)
+    forged = msgspec.structs.replace(evaluation, sample=msgspec.structs.replace(evaluation.sample, **{field: value}))
+    with pytest.raises(evalgpt.EvaluationError):
+        verify(forged, BytesModel(), Text(), load_plugins().protocol(PROTOCOL))
+
+
+def test_an_earlier_report_is_read_and_not_verified(tmp_path):
+    """Reports of versions without the assumption: read and shown, but their order and stop are no longer followed."""
+    write_report(evalgpt.make_report([run(0.1, seed=5)]), str(tmp_path / "r.json"))
+    document = json.loads((tmp_path / "r.json").read_text())
+    for field in ("rarest", "first_look", "strata"):
+        del document["evaluations"][0]["sample"][field]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    (read,) = read_report(str(tmp_path / "old.json")).evaluations
+    assert (read.sample.rarest, read.sample.first_look, read.sample.strata) == (None, None, None)
+    assert "holds if" not in command("show", tmp_path / "old.json").stdout
+    with pytest.raises(evalgpt.EvaluationError, match=r"sample\.rarest"):
+        verify(read, BytesModel(), Text(), load_plugins().protocol(PROTOCOL))
+
+
+def test_the_command_line_takes_and_says_the_assumption(text, plugin, tmp_path):
+    result = command("run", "-m", MODEL, "-t", text, "--precision=5%", "--rarest=2%", "-o", tmp_path / "r.json")
+    assert result.exit_code == 0
+    assert "2 % of all or more" in result.stdout
+    (evaluation,) = json.loads((tmp_path / "r.json").read_text())["evaluations"]
+    assert evaluation["sample"]["rarest"] == 0.02
+    assert command("verify", tmp_path / "r.json").exit_code == 0
+    models = ["compare", plugin, "-m", "bytes", "-m", "bytes:times=0.8", "-t", text, "--until-decided", "--rarest=0.05"]
+    result = command(*models, "-o", tmp_path / "d.json")
+    assert json.loads((tmp_path / "d.json").read_text())["comparisons"][0]["decision"]["rarest"] == 0.05
+    assert "5 % of all or more" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["run", "-m", MODEL], ["compare", "-m", MODEL, "-m", f"{MODEL},seed=9"]])
+def test_the_assumption_alone_is_refused(text, arguments):
+    result = command(*arguments, "-t", text, "--rarest", "5%")
+    assert result.exit_code == 2
+    assert "--rarest goes with --" in result.stderr
+
+
+def test_heavy_windows_that_come_in_rarely_are_seen_before_the_stop():
+    """Issue 12: 1 window in 20 heavy, 15 nats among windows near 1. Before, 126 of 200 stopped intervals held."""
+
+    class Heavy(evalgpt.Task):
+        name = "heavy"
+
+        def documents(self):
+            places = set(np.random.default_rng(4).permutation(400)[:20].tolist())
+            for k in range(400):
+                yield evalgpt.Document(str(k), ("#" if k in places else "a") + "bcdefghijklmno")
+
+    model = BytesModel(lambda context, token: 15.0 if ord("#") in [*context, token] else 1.0)
+    whole = evalgpt.evaluate(model, Heavy(), PROTOCOL)
+    for seed in range(12):
+        low, high = run(0.05, seed, task=Heavy(), model=model).sample.loss
+        assert low <= whole.metrics.loss <= high
