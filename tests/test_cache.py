@@ -234,10 +234,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch):
     text = tmp_path / "book.txt"
     text.write_text(" ".join(f"every effort number {i} moves you" for i in range(600)))
     plugin = Path(__file__).with_name("numpy_plugin.py")
-    command = ["run", f"--plugin={plugin}", "-m", "table:pause=0.004", "-t", f"text:{text}", "-q"]
-    command += ["--batch-tokens", "128", "-o"]
+    command = ["run", f"--plugin={plugin}", "-m", "table", "-t", f"text:{text}", "-q", "--batch-tokens", "128", "-o"]
+    slowly = ["table:pause=0.03" if part == "table" else part for part in command]  # it would take some ten seconds
     killed = subprocess.Popen(
-        [sys.executable, "-m", "evalgpt", *command, str(tmp_path / "killed.json")],
+        [sys.executable, "-m", "evalgpt", *slowly, str(tmp_path / "killed.json")],
         env={**os.environ, "PYTHONPATH": str(plugin.parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
