@@ -296,6 +296,8 @@ def parse_report(data: bytes, name: str) -> Report:
             return report
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{name} is not an evalgpt report: {error}") from None
+    if found.startswith("evalgpt.") and found.partition("/")[0] != SCHEMA.partition("/")[0]:
+        raise UsageError(f"{name} is no report: its schema is {found!r}, and {SCHEMA!r} is wanted here")
     raise UsageError(f"{name} has schema {found!r}; this evalgpt reads {SCHEMA!r}")
 
 

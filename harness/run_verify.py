@@ -95,7 +95,10 @@ def _protocol(plugins: Plugins, evaluation: Evaluation) -> Protocol:
 def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: VerifyOptions) -> str:
     if options.quick and not keeps_tokens(evaluation):
         raise UsageError("it keeps no losses of single tokens, so it is verified without --quick")
-    task = plugins.task(evaluation.task.spec)
+    try:
+        task = plugins.task(evaluation.task.spec)
+    except EvaluationError as error:  # no text to compare with, as when standard input is gone
+        raise UsageError(f"text: {error}") from error
     try:
         protocol = _protocol(plugins, evaluation)
         bind(protocol, model)

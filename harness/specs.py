@@ -194,6 +194,7 @@ def _convert(value: str, kind: Any, who: str) -> object:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError:
         name = getattr(kind, "__name__", str(kind)).replace(" | None", "")
+        name = "bool (true or false)" if name == "bool" else name
         raise UsageError(f"{who} must be {name}, not {_short(value)}") from None
     except (TypeError, RecursionError) as error:  # an annotation that no text can be converted to
         raise UsageError(f"{who} has an annotation that no value of a spec can have ({error})") from error

@@ -47,10 +47,12 @@ class MinimalPairs(Task):
                 yield from (good, bad)
             if not found:
                 raise EvaluationError(f"{path} holds no pairs")
-        count = f"{len(equal)} pairs have" if len(equal) > 1 else "1 pair has"
         self.notes = self._left_out
         if equal:
-            self.notes = [*self.notes, f"{count} two equal sentences, such as {equal[0]}, and count half"]
+            count, half = (
+                (f"{len(equal)} pairs have", "count half each") if equal[1:] else ("1 pair has", "counts half")
+            )
+            self.notes = [*self.notes, f"{count} two equal sentences, such as {equal[0]}, and {half}"]
 
     def _pair(self, record: Mapping[str, object], path: Path, number: int) -> tuple[Document, Document]:
         where = f"{path}, line {number}"

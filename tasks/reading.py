@@ -65,7 +65,8 @@ class EmptyError(EvaluationError):
 
 
 def _empty(name: str) -> EmptyError:
-    return EmptyError(f"{name} is empty; there is nothing to score")
+    read = ", or something read it before" if name == "standard input" else ""
+    return EmptyError(f"{name} is empty{read}; there is nothing to score")
 
 
 def read_parts(path: str) -> Iterator[str]:

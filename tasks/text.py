@@ -88,20 +88,22 @@ class Text(Task):
             raise EvaluationError(f"{path} changed while it was evaluated, so the models would read different texts")
 
     def _from_file(self, path: str, skipped: list[str]) -> Iterator[Document]:
-        text = self._kept[path]
-        if self.long and text is None:
-            yield Document(self._id(path), "", parts=partial(read_parts, path))
-            return
+        kept = self._kept[path]
+        long = self.long and kept is None
         try:
-            text = read_text(path) if text is None else text
-            if not text.strip():
+            parts = read_parts(path) if long else [read_text(path) if kept is None else kept]
+            if not any(part.strip() for part in parts):  # of a long text, the first part with something in it is enough
                 raise EmptyError(f"{path} holds only white space; there is nothing to score")
-        except EmptyError:
+        except EmptyError as error:
             if not self.options.skip:
-                raise
+                ask = "; skip=true leaves such files out" if len(self.paths) > 1 else ""
+                raise EmptyError(f"{error}{ask}") from None
             skipped.append(f"{path} is empty")
             return
-        yield Document(self._id(path), text)
+        if long:
+            yield Document(self._id(path), "", parts=partial(read_parts, path))
+        else:
+            yield Document(self._id(path), next(iter(parts)))
 
     def _id(self, path: str) -> str:
         """The path as it was given, or within the folder that was given."""

@@ -292,7 +292,7 @@ BAD_INPUT = [
     ("-m SMALL -t pairs -p lm-eval:stride=2", 2, ["does not know the key 'stride'; it knows context"]),
     ("-m SMALL -t pairs -p lm-eval --stride 2", 2, ["does not know the key 'stride'; it knows context"]),
     ("-m scratch:n_layers=two -t pairs", 2, ["n_layers must be int, not 'two'"]),
-    ("-m scratch:qkv_bias=perhaps -t pairs", 2, ["qkv_bias must be bool, not 'perhaps'"]),
+    ("-m scratch:qkv_bias=perhaps -t pairs", 2, ["qkv_bias must be bool (true or false), not 'perhaps'"]),
     ("-m SMALL -t pairs -p exact:context=big", 2, ["context must be int, not 'big'"]),
     ("-m scratch:999M -t pairs", 2, ["no preset '999M'; known: 124M"]),
     ("-m scratch:emb_dim=33,n_heads=2 -t pairs", 2, ["emb_dim 33 is not a multiple of n_heads 2"]),

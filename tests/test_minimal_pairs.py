@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_a_folder_gives_an_accuracy_for_each_paradigm(tmp_path):
     assert (metrics["pairs"], metrics["one.pairs"], metrics["two.pairs"]) == (3, 1, 2)
     together = metrics["one.accuracy"] + 2 * metrics["two.accuracy"]
     assert metrics["accuracy"] == pytest.approx(together / 3)
+
+
+def test_pairs_of_two_equal_sentences_are_noted(tmp_path):
+    for pairs, note in (
+        ([("ab", "ab")], "1 pair has .* counts half$"),
+        ([("ab", "ab")] * 2, "2 pairs have .* count half each$"),
+    ):
+        notes = evalgpt.evaluate(BytesModel(context_length=64), task(written(tmp_path / "p.jsonl", pairs))).notes
+        assert any(re.search(note, line) for line in notes)
 
 
 def test_equal_losses_count_half(tmp_path):

@@ -115,6 +115,13 @@ def test_a_report_is_read_from_standard_input(monkeypatch):
     assert read_report("-") == REPORT
 
 
+def test_a_document_of_another_kind_is_not_called_another_version(tmp_path):
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps({"schema": "evalgpt.comparison/1"}))
+    with pytest.raises(UsageError, match=r"is no report: its schema is 'evalgpt\.comparison/1'"):
+        read_report(str(path))
+
+
 @pytest.mark.parametrize("version", ["evalgpt.report/2", "evalgpt.report/0", "other/1", ""])
 def test_another_schema_version_is_refused(tmp_path, version):
     path = tmp_path / "report.json"

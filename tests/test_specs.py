@@ -137,7 +137,7 @@ def test_booleans(text, value):
         ("m:size=1.5", "model 'm': size must be int, not '1.5'"),
         ("m:size=", "model 'm': size must be int, not ''"),
         ("m:rate=fast", "model 'm': rate must be float, not 'fast'"),
-        ("m:deep=perhaps", "model 'm': deep must be bool, not 'perhaps'"),
+        ("m:deep=perhaps", "model 'm': deep must be bool (true or false), not 'perhaps'"),
         ("m:limit=all", "model 'm': limit must be int, not 'all'"),
     ],
 )

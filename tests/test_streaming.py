@@ -292,7 +292,21 @@ def test_bad_bytes_of_a_long_file_are_told(tmp_path, data, said):
 def test_an_empty_file_among_long_ones_is_told_as_ever(tmp_path):
     (tmp_path / "a.txt").write_text("x" * 200)
     (tmp_path / "b.txt").write_text("")
-    with pytest.raises(evalgpt.EvaluationError, match=r"b\.txt is empty; there is nothing to score"):
+    with pytest.raises(evalgpt.EvaluationError, match=r"b\.txt is empty; there is nothing to score; skip=true"):
+        evalgpt.evaluate(BytesModel(context_length=32), load_plugins().task(f"text:{tmp_path}"))
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("blank", ["", " \n" * 100])
+def test_files_without_a_text_among_long_ones_are_left_out_if_asked(tmp_path, blank):
+    (tmp_path / "a.txt").write_text("x" * 200)
+    alone = evalgpt.evaluate(BytesModel(context_length=32), load_plugins().task(f"text:{tmp_path}"))
+    (tmp_path / "b.txt").write_text(blank)
+    found = evalgpt.evaluate(BytesModel(context_length=32), load_plugins().task(f"text:{tmp_path},skip=true"))
+    assert found.metrics.loss == alone.metrics.loss
+    assert found.task.documents == 1
+    assert any("skipped 1 without a text" in note for note in found.notes)
+    with pytest.raises(evalgpt.EvaluationError, match="skip=true"):
         evalgpt.evaluate(BytesModel(context_length=32), load_plugins().task(f"text:{tmp_path}"))
 
 

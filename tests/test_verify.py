@@ -148,8 +148,8 @@ def test_a_report_without_single_losses_is_verified_by_its_numbers():
         check(evaluation, sample=Sample(3))
 
 
-def run(*args):
-    result = CliRunner().invoke(cli, list(args))
+def run(*args, **options):
+    result = CliRunner().invoke(cli, list(args), **options)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 
@@ -206,6 +206,16 @@ def test_a_changed_text_fails_and_a_missing_one_is_told(report):
     assert result.exit_code == 2
     assert f"UNKNOWN   {report / 'r.json'}: " in result.stdout
     assert "1 of 1 could not be verified" in result.stderr
+
+
+def test_a_text_that_came_from_standard_input_and_is_gone_cannot_be_told(tmp_path):
+    path = str(tmp_path / "r.json")
+    assert run("run", "-m", MODEL, "-t", "text:-", "-o", path, input=TEXT).exit_code == 0
+    result = run("verify", path, input="")
+    assert result.exit_code == 2
+    assert "standard input is empty" in result.stdout
+    assert run("verify", path, input=TEXT).exit_code == 0
+    assert run("verify", path, input=TEXT + ".").exit_code == 1
 
 
 def test_what_cannot_be_told_does_not_stop_the_others(report):
