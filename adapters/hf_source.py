@@ -62,6 +62,12 @@ def check_folder(source: Source) -> str | None:
     if not folder.is_dir():
         return None
     adapter = None if source.gguf else adapter_of(folder)
+    base = None if adapter is None else base_of(folder)
+    if base is not None and not Path(base).is_dir():
+        try:
+            hub_arguments(base, None)
+        except EvaluationError as error:
+            raise EvaluationError(f"the adapter in {folder} is one of the model {base}: {error}") from None
     needed = source.gguf or "config.json"
     if not (folder / needed).is_file() and adapter is None:
         held = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"

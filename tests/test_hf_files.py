@@ -71,6 +71,14 @@ def test_an_adapter_is_refused_without_peft(tmp_path, monkeypatch, whole):
         build(tmp_path)
 
 
+def test_an_adapter_without_its_base_model_names_it(tmp_path, monkeypatch):
+    pytest.importorskip("peft", reason="needs the extra lora")
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "moved")}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(EvaluationError, match=r"one of the model .*moved: there is no folder .*moved"):
+        build(tmp_path)
+
+
 # weights
 
 
