@@ -164,7 +164,7 @@ MODELS = {
     "name missing": without(Bytes, "name"),
     "name is a number": model(name=3),
     "name is empty": model(name=" "),
-    "name is a kind of text": model(name=type("Kind", (str,), {})("sub")),
+    "name is a kind of text": model(name=type("Kind", (str,), {})("wrong-model")),
     "name is half a surrogate pair": model(name="\ud800"),
     "fingerprint missing": without(Bytes, "fingerprint"),
     "fingerprint is bytes": model(fingerprint=b"abc"),
