@@ -37,6 +37,10 @@ SPOTS = 600
 MANY = (17, 33, 40, 67, 130)
 """Windows in large batches: a little more than the sizes at which batches are split."""
 
+SENSITIVE = 10
+"""By how much more than others rounding may move the losses of some windows. Of 260 losses that SmolLM2 gives to random
+ids in float32, the middle one lies 5e-6 nats from float64, the farthest 2.8e-4."""
+
 ENOUGH = 8
 """Different losses that are all short numbers by rounding, not by chance."""
 
@@ -307,8 +311,13 @@ def _first_read(subject: Subject, ids: list[int], whole: Losses) -> int | None:
 
 
 def _compare(subject: Subject, alone: list[Losses], together: list[Losses], others: str, why: str) -> None:
-    worst = max(gap(a, b) for a, b in zip(alone, together, strict=True))
-    if worst <= subject.allowed:
+    """Most windows agree to rounding, and none is further off than rounding takes the most sensitive ones.
+
+    A batch that is put together wrongly gives some windows the losses of others; one that is computed less precisely
+    moves all of them.
+    """
+    gaps = [gap(a, b) for a, b in zip(alone, together, strict=True)]
+    if np.median(gaps) <= subject.allowed and max(gaps) <= SENSITIVE * subject.allowed:
         return
     mixed = [
         (i, k)
@@ -317,4 +326,4 @@ def _compare(subject: Subject, alone: list[Losses], together: list[Losses], othe
     ]
     if mixed:
         why = f"the losses of window {mixed[0][0]} came back as those of window {mixed[0][1]}; restore the order given"
-    raise CheckFailed(f"batched with {others}, losses differ by {worst:.4g} nats from those scored alone: {why}")
+    raise CheckFailed(f"batched with {others}, losses differ by {max(gaps):.4g} nats from those scored alone: {why}")

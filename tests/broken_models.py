@@ -53,6 +53,16 @@ class LargeBatchTurned(Sound):
         return scores if len(windows) <= 16 else [*scores[1:], scores[0]]
 
 
+class LargeBatchLessPrecise(Sound):
+    """Answers a batch of more than 16 windows a little less precisely: every loss moves by half a thousandth."""
+
+    def score(self, windows, detail=None):
+        scores = super().score(windows, detail)
+        if len(windows) <= 16:
+            return scores
+        return [dataclasses.replace(one, nll=one.nll + np.float32(5e-4)) for one in scores]
+
+
 class BatchOrderOfEqualsReversed(Sound):
     """Sorts by length, longest last, and restores the order as if the sort had been descending and turned round."""
 
@@ -235,6 +245,7 @@ PROBABILITIES = {
         lambda window, nll: nll * (0.9 if len(window.ids) > 25 and window.start == 1 else 1),
     ),
     "large-batch-turned": LargeBatchTurned,
+    "large-batch-less-precise": LargeBatchLessPrecise,
     "vocabulary-head-cut": but(
         "Loads 200 rows of the output matrix; the other tokens become impossible.",
         log_probs=lambda self, logits: F.log_softmax(logits.index_fill(-1, torch.arange(CUT, 260), -math.inf), -1),

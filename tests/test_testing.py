@@ -43,6 +43,7 @@ CAUGHT_BY = {
     "long-window-seam": "long_window",
     "long-window-scaled": "long_window",
     "large-batch-turned": "batch_order",
+    "large-batch-less-precise": "batch_order",
     "vocabulary-head-cut": "vocabulary",
     "vocabulary-ids-clamped": "vocabulary",
     "log-likelihoods": "losses",
