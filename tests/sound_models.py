@@ -399,17 +399,6 @@ class InFloat64(Sound):
         return dataclasses.replace(found, **{k: None if v is None else v.astype(np.float32) for k, v in parts.items()})
 
 
-class Sensitive(Sound):
-    """Some windows are sensitive, as in real models: rounding moves their losses more in large batches."""
-
-    def score(self, windows, detail=None):
-        scores = super().score(windows, detail)
-        moved = [detail is None and len(windows) > 16 and sum(window.ids) % 40 == 3 for window in windows]
-        return [
-            dataclasses.replace(s, nll=s.nll + np.float32(3e-4)) if m else s for s, m in zip(scores, moved, strict=True)
-        ]
-
-
 SOUND = {
     "sound": Sound,
     "pads-right": PadsRight,
@@ -428,5 +417,4 @@ SOUND = {
     "backoff": Backoff,
     "in-bfloat16": InBfloat16,
     "in-float64": InFloat64,
-    "sensitive": Sensitive,
 }

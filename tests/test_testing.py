@@ -1,7 +1,9 @@
 """The conformance kit: every broken adapter is caught by a named check, no sound one fails any."""
 
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from broken_lengths import BY_LENGTH, SOUND_BY_LENGTH
@@ -200,6 +202,18 @@ def test_no_check_fails_on_a_sound_adapter_over_twenty_seeds(name, seeds):
 @pytest.mark.usefixtures("one_thread")
 def test_no_check_is_skipped_on_a_model_that_can_show_everything():
     assert {outcome.status for outcome in run_checks(subject(SOUND["sound"]))} == {"passed"}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("apart", "status"), [(5e-4, "passed"), (2e-3, "failed")])
+def test_rounding_may_move_a_few_windows_of_a_large_batch_more_than_most(apart, status):
+    class Sensitive(SOUND["sound"]):
+        def score(self, windows, detail=None):
+            scores = super().score(windows, detail)
+            moved = [len(windows) > 16 and sum(window.ids) % 40 == 3 for window in windows]
+            return [replace(s, nll=s.nll + np.float32(apart * m)) for s, m in zip(scores, moved, strict=True)]
+
+    assert run_check(subject(Sensitive), "batch_order").status == status
 
 
 def test_skipped_checks_say_what_they_would_need():
