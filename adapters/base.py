@@ -29,7 +29,8 @@ from evalgpt.adapters.tiled import (
     tiled_divergence,
     tiled_scores,
 )
-from evalgpt.adapters.tree import plant
+from evalgpt.adapters.tree import LARGEST_TREE, plant
+from evalgpt.capabilities import Diverges, GivesLogits, SharesPrefixes
 from evalgpt.core import Detail, Model, TokenScores, UsageError, Window
 
 __all__ = ["TorchModel", "fingerprint", "resolve_device", "resolve_dtype", "versions"]
@@ -42,7 +43,7 @@ DTYPES = {
 }
 
 
-class TorchModel(Model):
+class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
     """A causal language model in torch. Subclasses override :meth:`hidden` and :meth:`unembedding`, or :meth:`logits`,
     which has the last word where both are there.
 
@@ -53,6 +54,9 @@ class TorchModel(Model):
     """
 
     torch_device: torch.device = torch.device("cpu")
+
+    shares_prefixes: bool = False
+    """Whether :meth:`hidden_tree` reads texts that begin alike."""
 
     uses_onednn_matmul: bool = False
     """Whether oneDNN may multiply float32 matrices on the CPU where that is faster (evalgpt.adapters.products). Losses
@@ -99,6 +103,11 @@ class TorchModel(Model):
         """The matrix [V, d] whose product with a state gives the logits."""
         raise NotImplementedError(f"{type(self).__name__} has hidden() and needs unembedding() too, or logits()")
 
+    @property
+    def shared_tokens(self) -> int:
+        """The nodes of the largest tree; 0 where the model reads none."""
+        return LARGEST_TREE if self.shares_prefixes else 0
+
     def head(self) -> Head:
         """How states become logits, where it takes more than the unembedding: a bias, a scale, a soft cap."""
         return Head(self.unembedding())
@@ -142,8 +151,10 @@ class TorchModel(Model):
         return tiled_scores(states[nodes], self.head(), targets, detail).take(back)
 
     def next_logits(self, ids: Sequence[int], count: int = 1) -> NDArray[np.float32]:
-        """As :meth:`evalgpt.core.Model.next_logits`; the head runs on the ``count`` positions alone, and where they are
-        all, the logits are those of :meth:`logits`, the model's own."""
+        """As :meth:`evalgpt.capabilities.GivesLogits.next_logits`; the head runs on the ``count`` positions alone.
+
+        Where they are all, the logits are those of :meth:`logits`, the model's own.
+        """
         batch = torch.as_tensor(list(ids), dtype=torch.int64, device=self.torch_device)[None]
         with self.inference_mode(), evaluating(self):
             if self.plain or count == len(ids):

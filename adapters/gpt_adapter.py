@@ -12,12 +12,13 @@ from evalgpt.adapters.base import TorchModel, fingerprint, versions
 from evalgpt.adapters.gpt import GPTModel
 from evalgpt.adapters.gpt2_bpe import END_OF_TEXT, GPT2Tokenizer
 from evalgpt.adapters.training import TorchTrainer
-from evalgpt.core import Encoding, Optimisation, Trainer
+from evalgpt.capabilities import CutsText, Optimisation, Trainable, Trainer
+from evalgpt.core import Encoding
 
 __all__ = ["GPTAdapter"]
 
 
-class GPTAdapter(TorchModel):
+class GPTAdapter(TorchModel, CutsText, Trainable):
     """A GPTModel with GPT-2's tokenizer, in eval mode, scored through the tiled head."""
 
     shares_prefixes = True

@@ -16,7 +16,8 @@ from torch.utils.data import RandomSampler
 
 from evalgpt.adapters.base import TorchModel
 from evalgpt.adapters.checkpoint import CONFIG_KEY, STATE_PREFIX, at_least_float32, check_state
-from evalgpt.core import EvaluationError, Optimisation, Trained, Trainer, UsageError
+from evalgpt.capabilities import Optimisation, Trained, Trainer
+from evalgpt.core import EvaluationError, UsageError
 
 __all__ = ["TorchTrainer"]
 

@@ -15,9 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalgpt.core import LARGEST_TREE, alike
+from evalgpt.core import alike
 
-__all__ = ["WORTH", "Tree", "plant"]
+__all__ = ["LARGEST_TREE", "WORTH", "Tree", "plant"]
+
+LARGEST_TREE = 2048
+"""Nodes of the largest tree: which sees which is a matrix of their number squared."""
 
 WORTH = 0.2
 """The share of a batch's tokens that a tree must save: attention with a mask costs more than without."""

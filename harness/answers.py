@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.capabilities import GivesLogits
 from evalgpt.conformance import tolerance_of
-from evalgpt.core import Detail, Encoding, EvaluationError, Model, TokenScores, Window
+from evalgpt.core import Detail, Encoding, EvaluationError, Model, TokenScores, UsageError, Window
 from evalgpt.guard import calling, described
 
 __all__ = ["Where", "ask", "check_losses", "decode", "encode", "least_loss", "next_logits", "picked", "unknown"]
@@ -283,6 +284,8 @@ def next_logits(model: Model, ids: Sequence[int], count: int = 1) -> NDArray[np.
     Raises:
         PluginError: the model raised. EvaluationError: another shape or type, NaN, or no number in a row.
     """
+    if not isinstance(model, GivesLogits):
+        raise UsageError(f"model {model.name} gives no logits, only losses: it cannot generate text")
     where = f"logits after {len(ids)} tokens"
     with calling(model, "next_logits()", where):
         logits = np.asarray(model.next_logits(ids, count))

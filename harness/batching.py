@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from evalgpt.answers import Where, ask, picked
 from evalgpt.cache import Memory
-from evalgpt.core import LARGEST_TREE, Detail, EvaluationError, Model, TokenScores, UsageError, Window, alike
+from evalgpt.capabilities import SharesPrefixes
+from evalgpt.core import Detail, EvaluationError, Model, TokenScores, UsageError, Window, alike
 from evalgpt.guard import PluginError
 
 __all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches", "draw"]
@@ -119,24 +120,29 @@ def draw(windows: Sequence[Window], size: BatchSize, model: Model) -> Iterator[l
     For a model that shares prefixes, those with a common prefix come first, neighbours by their ids, as many as have
     ``size`` tokens with each prefix counted once. The others are batched as :func:`batches` does.
     """
-    shares = model.shares_prefixes and not model.equal_lengths
-    fed = [list(window.ids[:-1]) for window in windows] if shares else []
+    room = 0 if model.equal_lengths else shared_tokens(model)
+    fed = [list(window.ids[:-1]) for window in windows] if room else []
     order = sorted(range(len(fed)), key=fed.__getitem__)
     common = [0, *(alike(fed[a], fed[b]) for a, b in itertools.pairwise(order)), 0]
     sharing = {i for k, i in enumerate(order) if max(common[k : k + 2]) >= ALIKE * len(fed[i])}
-    yield from _trees([i for i in order if i in sharing], fed, size)
+    yield from _trees([i for i in order if i in sharing], fed, size, room)
     rest = [i for i in range(len(windows)) if i not in sharing]
     for batch in batches([len(windows[i].ids) - 1 for i in rest], size, model.equal_lengths):
         yield [rest[i] for i in batch]
 
 
-def _trees(order: Sequence[int], fed: Sequence[Sequence[int]], size: BatchSize) -> Iterator[list[int]]:
-    """Batches of the texts ``fed`` in ``order``, within ``size`` and no larger than they need to be."""
+def shared_tokens(model: Model) -> int:
+    """The most tokens of a batch of windows with common beginnings; 0 for a model that computes each by itself."""
+    return model.shared_tokens if isinstance(model, SharesPrefixes) else 0
+
+
+def _trees(order: Sequence[int], fed: Sequence[Sequence[int]], size: BatchSize, room: int) -> Iterator[list[int]]:
+    """Batches of the texts ``fed`` in ``order``, within ``size`` and ``room``, and no larger than they need to be."""
     batch: list[int] = []
     nodes = 0
     for i in order:
         common = alike(fed[batch[-1]], fed[i]) if batch else 0
-        full = nodes + len(fed[i]) - common > min(size.tokens, LARGEST_TREE)
+        full = nodes + len(fed[i]) - common > min(size.tokens, room)
         if batch and (full or (nodes >= ENOUGH and common < ALIKE * len(fed[i]))):
             yield batch
             batch, nodes, common = [], 0, 0
@@ -197,7 +203,7 @@ class Scorer:
     def _computed(self, windows: Sequence[Window], where: Where) -> list[TokenScores]:
         if self.model.equal_lengths and len({len(window.ids) for window in windows}) > 1:
             return self._in_parts(windows, where)  # a caller's own batch, as of windows in random order
-        tokens = _fed(windows, self.model.shares_prefixes)
+        tokens = _fed(windows, shared_tokens(self.model) > 0)
         began = time.perf_counter()
         try:
             scored = ask(self.model, windows, self.detail, where)

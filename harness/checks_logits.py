@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.capabilities import GivesLogits
 from evalgpt.checks_distribution import compare_detail
 from evalgpt.conformance import CheckFailed, CheckSkipped, Losses, Subject, gap
 from evalgpt.core import Window
@@ -75,7 +76,7 @@ def contexts(subject: Subject) -> list[list[int]]:
 
 def _logits(subject: Subject, ids: list[int], count: int) -> NDArray[np.float32]:
     model = subject.model
-    if not model.gives_logits:
+    if not isinstance(model, GivesLogits):
         raise CheckSkipped("the model gives no logits (next_logits)")
     logits = model.next_logits(list(ids), count)
     expected = (count, model.vocab_size)

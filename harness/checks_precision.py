@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from evalgpt.capabilities import GivesLogits
 from evalgpt.checks_logits import contexts
 from evalgpt.conformance import CheckFailed, CheckSkipped, Losses, Subject, gap, tolerance_of
 from evalgpt.core import Window
@@ -28,7 +29,7 @@ def check_precision(subject: Subject) -> None:
         raise CheckSkipped(f"dtype is {model.dtype}: numbers may be rounded to it")
     if model.dtype == "float64":
         _check_double(subject)
-    if model.gives_logits:
+    if isinstance(model, GivesLogits):
         ids = contexts(subject)[-1]
         _check_rounded(model.dtype, "next_logits gives", _numbers(np.asarray(model.next_logits(ids, len(ids)))))
     rows = [nll for context in contexts(subject)[:2] if (nll := subject.distribution(context)) is not None]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evalgpt.capabilities import GivesLogits
 from evalgpt.conformance import CheckFailed, Subject, gap
 from evalgpt.core import Window
 
@@ -88,7 +89,7 @@ def check_process(subject: Subject) -> None:
             torch.rand(1)
         before = _shared()
         subject.nll(windows[1])
-        if subject.model.gives_logits:
+        if isinstance(subject.model, GivesLogits):
             subject.model.next_logits(windows[1].ids[:-1], 1)
         subject.model.encode("some text")
         changed = [name for name, value in _shared().items() if value != before.get(name)]

@@ -19,28 +19,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "LARGEST_TREE",
     "Detail",
     "Document",
     "Encoding",
     "EvalgptError",
     "EvaluationError",
     "Model",
-    "Optimisation",
     "Row",
     "Scored",
     "Task",
     "TokenScores",
-    "Trained",
-    "Trainer",
     "UsageError",
     "Window",
     "alike",
 ]
-
-
-LARGEST_TREE = 2048
-"""Tokens of the largest tree of texts that begin alike: which sees which is a matrix of their number squared."""
 
 
 class EvalgptError(Exception):
@@ -172,64 +164,12 @@ class Row:
     detail: TokenScores | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Optimisation:
-    """How a trainer changes weights: by AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), betas 0.9 and 0.999.
-
-    ``clip`` is the largest norm that the gradient of all weights together may have, None for any. ``seed`` is that of
-    shuffling and dropout; with None they go on from the random draws that made the weights, where these were drawn,
-    as in a script that seeds once.
-    """
-
-    weight_decay: float = 0.1
-    clip: float | None = None
-    seed: int | None = None
-
-
-class Trained(NamedTuple):
-    """One update: the mean loss (nats per token) of its batches before it, and the norm of the gradient unclipped."""
-
-    loss: float
-    gradient_norm: float
-
-
-class Trainer(ABC):
-    """A model under gradient descent. Outside of :meth:`step` the model is in eval mode, and its scores and its
-    fingerprint are those of the weights as they are."""
-
-    @abstractmethod
-    def order(self, count: int, *, shuffle: bool = True) -> list[int]:
-        """The numbers 0 .. count - 1 in the order of one pass over the data. Equal seeds give equal orders."""
-
-    @abstractmethod
-    def step(self, batches: Sequence[Sequence[Sequence[int]]], learning_rate: float) -> Trained:
-        """One update from the mean gradient of ``batches``, each of rows of L + 1 ids: fed ``ids[:-1]``, ``ids[1:]``
-        predicted. Where the loss or the gradient is not finite, no weight is changed."""
-
-    @abstractmethod
-    def save(self, path: str, facts: Mapping[str, str], *, resumable: bool) -> None:
-        """Write the weights to ``path`` as safetensors, with ``facts``; and, ``resumable``, all that :meth:`restore`
-        needs to go on to the same bits.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-
-    @abstractmethod
-    def restore(self, path: str) -> Mapping[str, str]:
-        """Go back to what :meth:`save` wrote; its ``facts``.
-
-        Raises:
-            EvaluationError: the file cannot be read, or is another model's.
-        """
-
-
 class Model(ABC):
     """A language model: the only thing an adapter must be.
 
     An adapter sets the attributes and answers :meth:`encode`, :meth:`decode` and :meth:`score`. Windowing,
-    batching, sums and reports are not its business. Torch authors start from
-    ``evalgpt.adapters.base.TorchModel``, which needs only logits, or hidden states with an unembedding matrix.
+    batching, sums and reports are not its business. What only some models can do, such as giving logits, is in
+    :mod:`evalgpt.capabilities`.
 
     Attributes:
         name: what the model is called in reports.
@@ -248,7 +188,6 @@ class Model(ABC):
         equal_lengths: whether the windows of one batch must feed equally many tokens, because a loss would otherwise
             depend on the longest of them (positions encoded by the length of the text).
         warnings: what a reader of this model's numbers must be told, a sentence each; reports show them with a ``!``.
-        shares_prefixes: whether what the windows of a batch begin with alike is computed once.
         config: what else is needed to build the same model again, for the report.
         tokenizer: the tokenizer's identity, for the report; at least a ``name``.
         device, dtype: where and in what precision it computes.
@@ -268,7 +207,6 @@ class Model(ABC):
     cache_id: str | None = None
     equal_lengths: bool = False
     warnings: Sequence[str] = ()
-    shares_prefixes: bool = False
     config: Mapping[str, object] = {}
     tokenizer: Mapping[str, object] = {"name": "unknown"}
     device: str = "unknown"
@@ -280,11 +218,6 @@ class Model(ABC):
     def encode(self, text: str) -> Encoding:
         """Tokenize ``text`` without adding special tokens; text that looks like a special token is text."""
 
-    def cut(self, text: str) -> int:
-        """The last place at which ``text`` may be cut, whatever follows it: the ids of both parts are then those of the
-        whole. 0 where there is none, or this tokenizer cannot tell."""
-        return 0
-
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ``ids``; bytes that are no UTF-8 become U+FFFD."""
@@ -295,30 +228,6 @@ class Model(ABC):
 
         A window's scores must not depend on what else is in the batch, nor on earlier calls.
         """
-
-    def next_logits(self, ids: Sequence[int], count: int = 1) -> NDArray[np.float32]:
-        """Logits of the token that follows each of the last ``count`` of ``ids``: float32 [count, vocab_size].
-
-        Optional: what ``generate`` needs, and the first step of ``explain``. ``ids`` are at least one token, at most
-        ``context_length``.
-
-        Raises:
-            UsageError: this model gives no logits (the default).
-        """
-        raise UsageError(f"model {self.name} gives no logits, only losses: it cannot generate text")
-
-    @property
-    def gives_logits(self) -> bool:
-        """Whether :meth:`next_logits` is there."""
-        return type(self).next_logits is not Model.next_logits
-
-    def trainer(self, how: Optimisation) -> Trainer:
-        """What changes this model's weights.
-
-        Raises:
-            UsageError: this model cannot be trained, by default.
-        """
-        raise UsageError(f"model {self.name} cannot be trained by evalgpt; scratch and gpt2 can")
 
 
 class Task(ABC):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.answers import encode
 from evalgpt.batching import BatchSize, batches
+from evalgpt.capabilities import Diverges
 from evalgpt.compare import Divergence, summarise
 from evalgpt.core import Document, EvaluationError, Model, UsageError
 from evalgpt.engine import Plan, Progress, plan_windows, row_of
@@ -36,18 +36,17 @@ def diverge(
     Raises:
         UsageError: a model gives no distributions, or the two do not share vocabulary and tokenizer.
     """
-    check_models(models)
+    first = check_models(models)
     plans = plan_windows(models[0], documents, protocol)
     _check_ids(models, plans)
     windows = [(plan, window) for plan in plans for window in plan.windows]
-    ask: Any = models[0]
     found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = [(np.empty(0), np.empty(0, bool))] * len(windows)
     total = sum(len(w.ids) - w.start for _, w in windows)
     done, kl_sum = 0, 0.0
     equal = any(model.equal_lengths for model in models)
     for batch in batches([len(w.ids) - 1 for _, w in windows], size, equal):
         with calling(models[0], "divergence()"):
-            answers = list(ask.divergence(models[1], [windows[i][1] for i in batch]))
+            answers = list(first.divergence(models[1], [windows[i][1] for i in batch]))
         for index, result in zip(batch, answers, strict=True):
             found[index] = result
             done += len(result[0])
@@ -69,18 +68,19 @@ def diverge(
     return summarise(every, same_top, owners, (rows, at), originals_of(contents))
 
 
-def check_models(models: tuple[Model, Model]) -> None:
-    """Raise UsageError unless both models give distributions over one vocabulary."""
-    for model in models:
-        if not hasattr(model, "divergence"):
-            raise UsageError(f"model {model.name} gives no distributions, which the KL divergence needs")
+def check_models(models: tuple[Model, Model]) -> Diverges:
+    """The first model; UsageError unless both give distributions over one vocabulary."""
     p, q = models
+    if not isinstance(p, Diverges) or not isinstance(q, Diverges):
+        less = q if isinstance(p, Diverges) else p
+        raise UsageError(f"model {less.name} gives no distributions, which the KL divergence needs")
     for field in ("vocab_size", "prefix_id"):
         if getattr(p, field) != getattr(q, field):
             raise UsageError(
                 f"the KL divergence needs one vocabulary: {field} is {getattr(p, field)} for {p.spec or p.name} "
                 f"against {getattr(q, field)} for {q.spec or q.name}"
             )
+    return p
 
 
 def _check_ids(models: tuple[Model, Model], plans: Sequence[Plan]) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from evalgpt.answers import ask, decode, encode, next_logits
 from evalgpt.api import model_info
+from evalgpt.capabilities import GivesLogits
 from evalgpt.core import Detail, Encoding, EvaluationError, Model, TokenScores, UsageError, Window
 from evalgpt.plugins import built
 from evalgpt.report import ModelInfo
@@ -149,7 +150,7 @@ def _whole(model: Model, before: int | None, explained: list[Explained]) -> Expl
         mean_log_probability=mean,
         loss=-mean,
         cross_entropy=math.fsum(p.score for p in every) / len(every),
-        largest_difference=max(gaps) if model.gives_logits else None,
+        largest_difference=max(gaps) if isinstance(model, GivesLogits) else None,
         perplexity=math.exp(-mean) if -mean < math.log(np.finfo(np.float64).max) else None,
     )
 
@@ -196,7 +197,7 @@ def _explained(model: Model, text: str, encoding: Encoding, before: int | None, 
         byte_starts=None if spans is None else [int(start) for start, _ in spans],
         byte_ends=None if spans is None else [int(end) for _, end in spans],
         predictions=_from_logits(model, stream, scores, top)
-        if model.gives_logits
+        if isinstance(model, GivesLogits)
         else _plain(model, stream, scores, top),
     )
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from evalgpt.answers import encode, picked
 from evalgpt.batching import Scorer, draw
+from evalgpt.capabilities import CutsText
 from evalgpt.cells import Cells
 from evalgpt.core import Document, Encoding, EvaluationError, Model, UsageError, Window
 from evalgpt.engine import Progress, check_tokens
@@ -101,6 +102,8 @@ def encoded_parts(model: Model, document: Document) -> Iterator[tuple[str, Encod
     slices = (whole[i : i + SLICE] for i in range(0, len(whole), SLICE))
     for text in document.parts() if document.parts is not None else slices:
         rest += text
+        if not isinstance(model, CutsText):
+            continue
         with calling(model, "cut()", where):
             at = model.cut(rest)
         if isinstance(at, bool) or not isinstance(at, (int, np.integer)) or not 0 <= at <= len(rest):

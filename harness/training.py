@@ -15,7 +15,8 @@ import numpy as np
 from evalgpt.answers import ask, decode, encode
 from evalgpt.api import evaluate, make_report, model_info, task_info
 from evalgpt.batching import BatchSize, Scorer
-from evalgpt.core import Detail, EvaluationError, Model, Optimisation, Task, Trained, Trainer, Window
+from evalgpt.capabilities import Optimisation, Trainable, Trained, Trainer
+from evalgpt.core import Detail, EvaluationError, Model, Task, UsageError, Window
 from evalgpt.files import replacing
 from evalgpt.guard import calling, described
 from evalgpt.memorised import memorised
@@ -125,6 +126,8 @@ def train(model: Model, task: Task, protocol: Protocol, log: Training, folder: P
 
 
 def _trainer(model: Model, how: Optimisation) -> Trainer:
+    if not isinstance(model, Trainable):
+        raise UsageError(f"model {model.name} cannot be trained: it has no trainer()")
     with calling(model, "trainer()"):
         trainer = model.trainer(how)
     if not isinstance(trainer, Trainer):

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from evalgpt.capabilities import CutsText, GivesLogits, SharesPrefixes, Trainable
 from evalgpt.core import Document, EvaluationError, Model, Row, Task
 from evalgpt.guard import calling, described, named
 
@@ -49,7 +50,7 @@ def check_model(model: Model) -> None:
         _whole(model, "prefix_id", 0, size)
     _ids(model, "eos_ids")  # a tokenizer may have more special tokens than the model has embeddings
     _ids(model, "unused_ids", size)
-    for key, kinds in (("adds_bos", "true or false"), ("shares_prefixes", "true or false"), ("trained", "optional")):
+    for key, kinds in (("adds_bos", "true or false"), ("trained", "optional")):
         value = _get(model, key)
         if type(value).__name__ not in ("bool", "bool_") and not (kinds == "optional" and value is None):
             raise _wrong(model, key, value, "true or false" + ", or None" * (kinds == "optional"))
@@ -58,8 +59,14 @@ def check_model(model: Model) -> None:
         raise _wrong(model, "cache_id", cache_id, "a text, or None")
     for key in ("config", "tokenizer", "runtime"):
         plain(model, key)
-    for key in ("encode", "decode", "score", "cut", "next_logits"):
+    if isinstance(model, SharesPrefixes):
+        _whole(model, "shared_tokens", 0, 1 << 63)
+    for key in ("encode", "decode", "score"):
         _method(model, key)
+    methods: dict[type, str] = {CutsText: "cut", GivesLogits: "next_logits", Trainable: "trainer"}
+    for capability, key in methods.items():
+        if isinstance(model, capability):
+            _method(model, key)
 
 
 def check_task(task: Task) -> None:

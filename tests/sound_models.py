@@ -226,7 +226,7 @@ class NoSpans(Sound):
 class NllOnly(Sound):
     """Gives no detail, whatever is asked, and no logits."""
 
-    next_logits = Model.next_logits
+    next_logits = None
 
     def score(self, windows, detail=None):
         return super().score(windows)

@@ -140,7 +140,7 @@ def test_the_scorer_counts_what_it_computes():
 class SmallForTrees(BytesModel):
     """Memory for ``room`` nodes of a tree of the windows."""
 
-    shares_prefixes = True
+    shared_tokens = 2048
 
     def __init__(self, room):
         super().__init__(context_length=64)

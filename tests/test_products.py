@@ -28,8 +28,8 @@ from evalgpt.adapters.products import (
     onednn_matmul,
 )
 from evalgpt.adapters.tiled import Head, tiled_scores
+from evalgpt.capabilities import Optimisation
 from evalgpt.cli import cli
-from evalgpt.core import Optimisation
 from evalgpt.plugins import load_plugins
 
 pytestmark = pytest.mark.numeric

@@ -13,7 +13,7 @@ import evalgpt
 from evalgpt.adapters.base import TorchModel
 from evalgpt.adapters.gpt import GPTConfig, GPTModel
 from evalgpt.adapters.training import TorchTrainer
-from evalgpt.core import Optimisation
+from evalgpt.capabilities import Optimisation
 from evalgpt.curve import curve
 from evalgpt.memorised import memorised
 from evalgpt.training import continuation

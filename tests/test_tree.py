@@ -9,16 +9,15 @@ from models import BytesModel
 
 import evalgpt
 from evalgpt import Window
-from evalgpt.adapters.tree import plant
+from evalgpt.adapters.tree import LARGEST_TREE, plant
 from evalgpt.batching import ENOUGH, BatchSize, draw
-from evalgpt.core import LARGEST_TREE
 from evalgpt.plugins import load_plugins
 
 pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
 
 class Shares(BytesModel):
-    shares_prefixes = True
+    shared_tokens = LARGEST_TREE
 
 
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
@@ -228,14 +227,13 @@ def test_the_options_of_a_question_are_scored_together():
                 for option in ("yes", "no", "perhaps not today"):
                     yield evalgpt.Document(f"{number} {option}", option, context=context, group=str(number))
 
-    model = BytesModel(context_length=400)
-    model.shares_prefixes = True
+    model = Shares(context_length=400)
     evalgpt.evaluate(model, Questions(), "lm-eval", batch_tokens=400)
     for batch in model.batches:
         assert len({tuple(window.ids[:32]) for window in batch}) == 1
     assert len(model.batches) == 4
     model.batches.clear()
-    model.shares_prefixes = False  # then what is alike saves nothing, and batches keep to their size
+    model.shared_tokens = 0  # then what is alike saves nothing, and batches keep to their size
     evalgpt.evaluate(model, Questions(), "lm-eval", batch_tokens=400)
     assert all(len(batch) * max(len(w.ids) - 1 for w in batch) <= 400 for batch in model.batches)
 

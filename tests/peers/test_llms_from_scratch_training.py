@@ -8,7 +8,7 @@ import torch
 from peers import parity, with_llms_from_scratch
 
 import evalgpt
-from evalgpt.core import Optimisation
+from evalgpt.capabilities import Optimisation
 from evalgpt.training import begin, train
 from evalgpt.training_log import Settings
 
