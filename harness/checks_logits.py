@@ -1,4 +1,4 @@
-"""Checks of ``Model.next_logits``: losses and detail are those of the model's own logits, undistorted."""
+"""Checks of ``next_logits``: losses and detail are those of the model's own logits, undistorted."""
 
 from __future__ import annotations
 

@@ -8,8 +8,6 @@ from broken_models import but
 from sound_models import Sound
 from torch.nn import functional as F
 
-from evalgpt import Model
-
 __all__ = ["DISTORTED", "ROUNDED"]
 
 
@@ -123,4 +121,4 @@ ROUNDED = {
     "float64-claimed": but("Computes in float32 and says float64.", dtype="float64"),
 }
 for name in ("losses-of-bfloat16-logits", "losses-of-float16-logits"):
-    ROUNDED[name].next_logits = Model.next_logits
+    ROUNDED[name].next_logits = None
