@@ -1,8 +1,8 @@
 """Texts too long to hold: tokenized, scored and counted part by part, in memory that does not grow with them.
 
-A text is tokenized between places where its tokenizer says it may be cut (:meth:`evalgpt.capabilities.CutsText.cut`); the protocol
-takes ids one after another; each loss is counted and forgotten. The interval's sequence is kept in a bounded number of
-cells, each the sum over neighbouring tokens: the cosines it is projected on are far slower.
+A text is tokenized between places where its tokenizer says it may be cut (:class:`evalgpt.capabilities.CutsText`); the
+protocol takes ids one after another; each loss is counted and forgotten. The interval's sequence is kept in a bounded
+number of cells, each the sum over neighbouring tokens: the cosines it is projected on are far slower.
 """
 
 from __future__ import annotations
