@@ -9,6 +9,7 @@ import pickle
 import sqlite3
 import sys
 import zipfile
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -79,9 +80,9 @@ def zip_file():
 
 
 def database():
-    connection = sqlite3.connect(":memory:")
-    connection.execute("create table t (a)")
-    return connection.serialize()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("create table t (a)")
+        return connection.serialize()
 
 
 @pytest.mark.parametrize(
