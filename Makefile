@@ -36,6 +36,7 @@ test: installed  ## The README's test command
 	pytest
 
 heavy: installed  ## What pytest leaves out: real models, other tools, simulations (half an hour)
-	pytest -m 'slow_model or peer or simulation'
+	pytest -n 0 -m 'slow_model or peer'
+	pytest -m simulation
 
 check: lint types test heavy  ## All that CI checks of the code, with the installation at hand

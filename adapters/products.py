@@ -25,7 +25,10 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 
 from evalgpt.core import UsageError
 
-__all__ = ["SETTING", "inference", "matmul_backend", "onednn_matmul", "tile_matmul"]
+__all__ = ["SETTING", "TileMatmul", "inference", "matmul_backend", "onednn_matmul", "tile_matmul", "without_mode"]
+
+TileMatmul = Callable[[Tensor, Tensor], Tensor]
+"""A tile [n, k] and a buffer [R, n] to rows @ tile.T, [R, n]; :func:`tile_matmul` makes it."""
 
 SETTING = "EVALGPT_PRODUCTS"
 """The environment variable that chooses the backend: ``torch`` or ``onednn``. Unset, the processor decides."""
@@ -116,19 +119,29 @@ class _OneDNNMatmul(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def tile_matmul(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def tile_matmul(x: Tensor) -> TileMatmul:
     """Make the function that multiplies ``x`` [R, k] by one tile of the unembedding after another.
 
     It takes a tile [n, k] and a buffer ``out`` [R, n], and returns x @ tile.T: torch's result is in ``out``, oneDNN's
     in memory of its own. Making it once lets oneDNN cut ``x`` into chunks once.
     """
     if has_torch_function((x,)):
-        result: Callable[[Tensor, Tensor], Tensor] = handle_torch_function(tile_matmul, (x,), x)
+        result: TileMatmul = handle_torch_function(tile_matmul, (x,), x)
         return result
     return lambda tile, out: torch.mm(x, tile.T, out=out)
 
 
-def _onednn_tile_matmul(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def without_mode(function: Callable[..., Any], x: Tensor, *args: Any) -> Any:
+    """``function(x, *args)`` outside of :func:`onednn_matmul`, with which each torch function goes through Python.
+
+    That takes as long as a tile of few rows. So :func:`tile_matmul` chooses first, and the tiles are walked without.
+    """
+    if has_torch_function((x,)):
+        return handle_torch_function(without_mode, (x,), function, x, *args)
+    return function(x, *args)
+
+
+def _onednn_tile_matmul(x: Tensor) -> TileMatmul:
     chunks = list(_chunks(x, LOGIT_CHUNK)) if x.dtype == torch.float32 else []
 
     def multiply(tile: Tensor, out: Tensor) -> Tensor:

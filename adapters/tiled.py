@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evalgpt.adapters.products import tile_matmul
+from evalgpt.adapters.products import TileMatmul, tile_matmul, without_mode
 from evalgpt.core import Detail
 
 __all__ = [
@@ -87,8 +87,8 @@ def tiled_scores(
     Logits are computed in the dtype of the inputs; maxima, sums and losses in float32, or float64 for float64.
     """
     tile = tile or _tile(hidden)
-    blocks = [
-        _block(h, head, t, detail or Detail(), tile)
+    blocks: list[Scores] = [
+        without_mode(_block, h, head, t, detail or Detail(), tile, tile_matmul(h))
         for h, t in zip(torch.split(hidden, ROWS), torch.split(targets, ROWS), strict=True)
     ]
     return blocks[0] if len(blocks) == 1 else join(blocks)
@@ -132,15 +132,15 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def _block(hidden: Tensor, head: Head, targets: Tensor, detail: Detail, tile: int) -> Scores:
+def _block(hidden: Tensor, head: Head, targets: Tensor, detail: Detail, tile: int, multiply: TileMatmul) -> Scores:
     dtype, wide = _accumulator(hidden), _wide(hidden)
     normaliser = _Normaliser(hidden)
     # A dot product is nearer the truth than a float32 matrix product. In half precision the tiles' logits are rounded
     # so far that only a target rounded alike belongs to their sum: else a sure prediction costs less than nothing.
     rounded = hidden.dtype in (torch.bfloat16, torch.float16)
-    target = _gathered(hidden, head, targets, tile) if rounded else _dot(hidden, head, targets, wide)
+    target = _gathered(hidden, head, targets, tile, multiply) if rounded else _dot(hidden, head, targets, wide)
     walk = _Walk(detail, targets, target.to(dtype), wide)
-    for begin, logits in _tiles(hidden, head, tile):
+    for begin, logits in _tiles(hidden, head, tile, multiply):
         walk.see(logits, begin)
         scale = normaliser.raise_to(logits)
         walk.rescale(scale, logits, normaliser.maximum)
@@ -155,24 +155,25 @@ def _dot(hidden: Tensor, head: Head, targets: Tensor, wide: torch.dtype) -> Tens
     return head.finish(product, None if head.bias is None else head.bias[targets].to(wide))
 
 
-def _gathered(hidden: Tensor, head: Head, targets: Tensor, tile: int) -> Tensor:
+def _gathered(hidden: Tensor, head: Head, targets: Tensor, tile: int, multiply: TileMatmul) -> Tensor:
     """The targets' logits [R], read from the tiles that hold them; tiles without a target are not computed."""
     result = torch.empty(len(targets), dtype=_accumulator(hidden), device=hidden.device)
     wanted = set((targets // tile).tolist())
-    for begin, logits in _tiles(hidden, head, tile, wanted):
+    for begin, logits in _tiles(hidden, head, tile, multiply, wanted):
         (rows,) = ((targets >= begin) & (targets < begin + tile)).nonzero(as_tuple=True)
         result[rows] = logits[rows, targets[rows] - begin]
     return result
 
 
-def _tiles(hidden: Tensor, head: Head, tile: int, wanted: set[int] | None = None) -> Iterator[tuple[int, Tensor]]:
+def _tiles(
+    hidden: Tensor, head: Head, tile: int, multiply: TileMatmul, wanted: set[int] | None = None
+) -> Iterator[tuple[int, Tensor]]:
     """(first vocabulary row, logits [R, <= tile] in the accumulator's dtype), one buffer for all where it serves.
 
     ``wanted`` numbers the tiles to make; all by default.
     """
     rows, vocabulary, dtype = len(hidden), len(head.weight), _accumulator(hidden)
     buffer = torch.empty(rows * min(tile, vocabulary), dtype=hidden.dtype, device=hidden.device)
-    multiply = tile_matmul(hidden)
     for number, begin in enumerate(range(0, vocabulary, tile)):
         if wanted is not None and number not in wanted:
             continue
@@ -214,18 +215,20 @@ def tiled_divergence(
     KL = sum P (p - q) - log Z_p + log Z_q, whose sum runs along with the tiles.
     """
     tile = tile or _tile(hidden[0])
-    parts = [
-        _divergence((p, q), heads, tile)
+    parts: list[tuple[Tensor, Tensor]] = [
+        without_mode(_divergence, p, q, heads, tile, (tile_matmul(p), tile_matmul(q)))
         for p, q in zip(torch.split(hidden[0], ROWS), torch.split(hidden[1], ROWS), strict=True)
     ]
     return torch.cat([kl for kl, _ in parts]), torch.cat([same for _, same in parts])
 
 
-def _divergence(hidden: tuple[Tensor, Tensor], heads: tuple[Head, Head], tile: int) -> tuple[Tensor, Tensor]:
-    sums = (_Normaliser(hidden[0]), _Normaliser(hidden[1]))
+def _divergence(
+    one: Tensor, other: Tensor, heads: tuple[Head, Head], tile: int, multiply: tuple[TileMatmul, TileMatmul]
+) -> tuple[Tensor, Tensor]:
+    sums = (_Normaliser(one), _Normaliser(other))
     gap = torch.zeros_like(sums[0].total)
-    best = [torch.full((len(hidden[0]),), -1, device=hidden[0].device) for _ in range(2)]
-    walks = (_tiles(hidden[0], heads[0], tile), _tiles(hidden[1], heads[1], tile))
+    best = [torch.full((len(one),), -1, device=one.device) for _ in range(2)]
+    walks = (_tiles(one, heads[0], tile, multiply[0]), _tiles(other, heads[1], tile, multiply[1]))
     for (begin, p), (_, q) in zip(*walks, strict=True):
         difference = torch.where(p == -torch.inf, 0.0, p - q)  # what P forbids adds nothing, whatever Q thinks
         for k, logits in enumerate((p, q)):

@@ -121,11 +121,13 @@ class ScoreCache:
         database = self._database
         if database is None:
             return
-        with self._caring():
-            database.commit()
-            self._trim(database)
-        database.close()
-        self._database = None
+        try:
+            with self._caring():
+                database.commit()
+                self._trim(database)
+        finally:  # whatever interrupts it: Python 3.13 warns of a connection that is only forgotten
+            database.close()
+            self._database = None
 
     def of(self, model: Model, versions: Mapping[str, str]) -> Memory | None:
         """This cache for ``model``; None where its scores are not to be kept."""

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded, and for what tests start
+    # Two processes of two threads each would wait for one another: the stated machine has two cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 EMULATION = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "EVALGPT_PRODUCTS")
 """The variables that choose the kernels, and with them the last digits."""
 

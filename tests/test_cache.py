@@ -381,3 +381,15 @@ def test_a_user_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("EVALGPT_CACHE", "~nouser_of_evalgpt/cache")
     with pytest.raises(UsageError, match="no such user"):
         ScoreCache()
+
+
+def test_an_interrupted_end_closes_the_file(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ScoreCache, "_trim", interrupted)
+    cache = ScoreCache()
+    with pytest.raises(KeyboardInterrupt), cache:
+        database = cache._database
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        database.execute("SELECT 1")

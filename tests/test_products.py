@@ -241,6 +241,27 @@ def test_scores_of_both_are_within_rounding_of_float64(calls, choose):
     assert calls == [((300, 160, 512), 160)] * 4 + [((300, 160, 452), 160)]
 
 
+def test_a_walk_over_the_vocabulary_goes_through_the_mode_once(onednn, monkeypatch):
+    """Each torch function inside the mode costs as much as a small tile, so more tiles must not mean more of them."""
+    counted = []
+    function = products._OneDNNMatmul.__torch_function__
+
+    def count(self, func, types, args=(), kwargs=None):
+        counted.append(func)
+        return function(self, func, types, args, kwargs)
+
+    monkeypatch.setattr(products._OneDNNMatmul, "__torch_function__", count)
+    found = []
+    for vocabulary in (600, 6000):
+        hidden, weight = torch.ones(4, 8), torch.ones(vocabulary, 8)
+        with inference(CPU):
+            tiled_scores(hidden, Head(weight), torch.arange(4))
+        found.append(list(counted))
+        counted.clear()
+    assert products.tile_matmul in found[0]
+    assert found[0] == found[1]
+
+
 def logits_of_both():
     """States, a tile of the unembedding, and their products by oneDNN and by torch."""
     generator = torch.Generator().manual_seed(4)

@@ -189,7 +189,7 @@ def test_the_sixteen_classic_mistakes_are_among_the_caught():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "seeds",
-    [pytest.param(range(3), id="three"), pytest.param(range(3, 20), id="seventeen more", marks=pytest.mark.simulation)],
+    [pytest.param(range(1), id="one"), pytest.param(range(1, 20), id="nineteen more", marks=pytest.mark.simulation)],
 )
 @pytest.mark.parametrize("name", SOUND)
 @pytest.mark.usefixtures("one_thread")
