@@ -410,3 +410,17 @@ def test_scores_that_are_recalled_stop_at_the_same_window(tmp_path):
         assert (other.sample.windows, other.sample.tokens) == (cold.sample.windows, cold.sample.tokens)
         assert other.sample.loss == pytest.approx(cold.sample.loss, abs=1e-6)
     assert cold.sample.windows < cold.sample.of
+
+
+def test_reports_of_a_part_are_compared_as_such_and_gate_nothing(tmp_path):
+    for name, times in (("a", 1.0), ("b", 1.1)):
+        model = BytesModel(lambda c, t, times=times: times * hashed_loss(c, t))
+        model.fingerprint = name
+        write_report(evalgpt.make_report([run(0.4, task=Text(150), model=model)]), str(tmp_path / f"{name}.json"))
+    reports = [tmp_path / "a.json", tmp_path / "b.json"]
+    result = command("compare", *reports)
+    assert result.exit_code == 0
+    assert "only what was scored is compared" in result.stderr
+    result = command("compare", *reports, "--fail-if-worse", "1")
+    assert result.exit_code == 2
+    assert "--fail-if-worse is of whole texts" in result.stderr
