@@ -67,7 +67,7 @@ def contexts(subject: Subject) -> list[list[int]]:
         subject.draw(1, "one"),
         [*subject.draw(1, "before"), 0, 1, *([] if prefix is None else [prefix]), size - 1, 0],
         subject.draw(6, "few"),
-        [int(i) for i in subject.model.encode(TEXT).ids],
+        [int(i) for i in subject.encode(TEXT).ids],
         [*drawn, *drawn],
     ]
     return [ids[:longest] for ids in found if ids]

@@ -90,7 +90,7 @@ def check_process(subject: Subject) -> None:
         subject.nll(windows[1])
         if subject.model.gives_logits:
             subject.model.next_logits(windows[1].ids[:-1], 1)
-        subject.model.encode("some text")
+        subject.encode("some text")
         changed = [name for name, value in _shared().items() if value != before.get(name)]
     finally:
         random.setstate(kept[0])
