@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.checks_distribution import compare_detail
+from evalgpt.checks_distribution import compare_detail, distribution_contexts
 from evalgpt.conformance import CheckFailed, CheckSkipped, Losses, Subject, gap
 from evalgpt.core import Window
 
@@ -33,6 +33,22 @@ def check_logits(subject: Subject) -> None:
                 compare_detail(subject, context, token, nll, allowed)
             except CheckFailed as failed:
                 raise CheckFailed(f"compared with the log-softmax of next_logits: {failed}") from None
+    _check_every_token(subject)
+
+
+def _check_every_token(subject: Subject) -> None:
+    """Where a whole distribution can be had, each token's loss is that of its own logit: no two are swapped."""
+    for context in distribution_contexts(subject):
+        found = subject.distribution(context)
+        if found is None:
+            return
+        logits = _logits(subject, context, 1)[0]
+        nll = _nll(logits)
+        with np.errstate(invalid="ignore"):  # two equal infinities do not differ
+            apart = np.where(found == nll, 0.0, np.abs(found - nll))
+        token = int(np.nan_to_num(apart, nan=np.inf).argmax())
+        if not gap(float(found[token]), float(nll[token])) <= _allowed(subject, logits):
+            raise CheckFailed(_difference(token, float(found[token]), float(nll[token]), len(context)))
 
 
 def check_logits_count(subject: Subject) -> None:

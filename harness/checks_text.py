@@ -185,7 +185,7 @@ def _check_one_span(subject: Subject, encoding: Encoding, number: int, piece: by
 
 
 def check_fingerprint_stable(subject: Subject) -> None:
-    """Built again, the model has the same fingerprint and the same losses."""
+    """Built again, the model has the same fingerprint, the same losses and the same ids of a text."""
     again = Subject(subject.build, seed=subject.seed, tolerance=subject.tolerance)
     first = again.model.fingerprint
     if again.model.fingerprint != subject.model.fingerprint:
@@ -199,6 +199,15 @@ def check_fingerprint_stable(subject: Subject) -> None:
         raise CheckFailed(
             f"built a second time, the model has the same fingerprint and losses that differ by {apart:.4g} nats: the "
             f"fingerprint must cover every weight"
+        )
+    # Texts in another order: ids that are given out as words come are others then.
+    own = {text: _ids(subject, text) for text in TEXTS}
+    wrong = next((text for text in reversed(TEXTS) if _ids(again, text) != own[text]), None)
+    if wrong is not None:
+        raise CheckFailed(
+            f"built a second time, the model has the same fingerprint, and encode({wrong!r}) gives other ids: does "
+            f"encode() depend on the texts before, as a vocabulary that grows? Losses of equal ids are then of other "
+            f"texts"
         )
     if again.model.fingerprint != first:
         raise CheckFailed("the fingerprint changes when the model is used: does scoring write into a buffer it covers?")
