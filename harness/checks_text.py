@@ -86,14 +86,37 @@ def check_round_trip(subject: Subject) -> None:
 
 def check_encode_whole(subject: Subject) -> None:
     """encode() gives all of a long text, also beyond the context length."""
-    words = min(2 * subject.model.context_length + 64, 40_000)
-    text = " ".join(f"word{i % 97}" for i in range(words))
+    text = _long_text(subject)
+    words = text.count(" ") + 1
     ids = _ids(subject, text)
     if len(ids) < words:
         raise CheckFailed(
             f"a text of {words} words has {len(ids)} tokens: is it truncated, as at the tokenizer's model_max_length? "
             f"Cutting a text into windows is the protocol's business"
         )
+    begin = text[:60]
+    if subject.decode(_ids(subject, begin)) != begin:
+        return  # round_trip says so
+    back = subject.decode(ids)
+    if back != text:
+        at = next((k for k, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
+        raise CheckFailed(
+            f"a text of {words} words comes back as another from character {at} on, {back[at : at + 20]!r} for "
+            f"{text[at : at + 20]!r}, and its beginning does not: is a long text encoded in pieces that lose or add "
+            f"something where they meet?"
+        )
+
+
+def _long_text(subject: Subject) -> str:
+    """Words of one letter, more of them than may be fed at once and than tokenizers take in one piece.
+
+    Every other character is a space, at odd places in the first half and at even ones in the second, so that wherever
+    pieces begin, some begin and some end with one.
+    """
+    words = min(max(2 * subject.model.context_length + 64, 16_000), 40_000)
+    letters = [chr(ord("a") + 7 * i % 26) for i in range(words)]
+    letters[words // 2] *= 2
+    return " ".join(letters)
 
 
 def check_no_special_tokens(subject: Subject) -> None:
@@ -141,6 +164,21 @@ def check_byte_spans(subject: Subject) -> None:
         if encoding.byte_spans is None:
             continue
         _check_spans(subject, text, encoding, encoding.byte_spans)
+    text = _long_text(subject)
+    encoding = subject.encode(text)
+    if encoding.byte_spans is not None and len(encoding.byte_spans):
+        spans = np.asarray(encoding.byte_spans)
+        joined = spans[1:, 0] <= np.maximum.accumulate(spans[:, 1])[:-1]
+        if len(spans) != len(encoding.ids) or (np.diff(spans[:, 0]) < 0).any() or not joined.all():
+            raise CheckFailed(
+                "the byte spans of a long text are not in order, or leave out bytes: is it encoded in pieces, and are "
+                "spans counted from the beginning of each?"
+            )
+        if spans[0, 0] != 0 or spans[-1, 1] != len(text):
+            raise CheckFailed(
+                f"the byte spans of a text of {len(text)} bytes go from {spans[0, 0]} to {spans[-1, 1]}: are they "
+                f"counted from the beginning of a piece?"
+            )
 
 
 def _check_spans(subject: Subject, text: str, encoding: Encoding, spans: Sequence[tuple[int, int]]) -> None:

@@ -132,6 +132,25 @@ class VocabularyGrows(Sound):
         return bytes([{own: byte for byte, own in self.given.items()}.get(i, 255)])
 
 
+PIECE = 8192
+"""Characters that the next two encode at a time."""
+
+
+class PiecesLoseSpaces(Sound):
+    """Encodes long texts in pieces, and strips each but the first."""
+
+    def tokens(self, text):
+        pieces = [text[at : at + PIECE] for at in range(PIECE - 2, len(text), PIECE)]
+        return list((text[: PIECE - 2] + "".join(piece.lstrip() for piece in pieces)).encode())
+
+
+class PiecesCountFromZero(Sound):
+    """Encodes long texts in pieces, and counts the bytes of each from its own beginning."""
+
+    def spans(self, text, ids):
+        return [(k % PIECE, k % PIECE + 1) for k in range(len(ids))] if len(ids) > PIECE else super().spans(text, ids)
+
+
 class LeavesStateBehind(Sound):
     """Changes what the process shares and does not change it back: ``leave`` says what."""
 
@@ -213,6 +232,8 @@ RARE = {
     "cached-by-sum": CachedBySum,
     "cached-by-both-ends": CachedByBothEnds,
     "vocabulary-grows": VocabularyGrows,
+    "pieces-lose-spaces": PiecesLoseSpaces,
+    "pieces-count-from-zero": PiecesCountFromZero,
     "grad-mode-left-off": type("Left", (LeavesStateBehind,), {"leave": lambda self: torch.set_grad_enabled(False)}),
     "numpy-errors-ignored": type("Left", (LeavesStateBehind,), {"leave": lambda self: np.seterr(all="ignore")}),
     "deterministic-left-on": type(

@@ -123,6 +123,8 @@ CAUGHT_BY = {
     "cached-by-sum": "remembered",
     "cached-by-both-ends": "remembered",
     "vocabulary-grows": "fingerprint_stable",
+    "pieces-lose-spaces": "encode_whole",
+    "pieces-count-from-zero": "byte_spans",
     "grad-mode-left-off": "process",
     "numpy-errors-ignored": "process",
     "deterministic-left-on": "process",
