@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,7 @@ def check_attributes(subject: Subject) -> None:
     for key in ("adds_bos", "equal_lengths", "shares_prefixes"):
         if not isinstance(getattr(model, key), bool):
             raise CheckFailed(f"{key} must be True or False, not {getattr(model, key)!r}")
-    prefix = model.prefix_id
-    if prefix is not None and not 0 <= prefix < model.vocab_size:
-        raise CheckFailed(f"prefix_id {prefix} is outside the vocabulary, 0 to {model.vocab_size - 1}")
-    if model.adds_bos and prefix is None:
+    if model.adds_bos and model.prefix_id is None:
         raise CheckFailed("adds_bos is true, and prefix_id does not say which token that is")
     for key in ("config", "tokenizer", "runtime"):
         try:
@@ -183,6 +180,8 @@ def check_byte_spans(subject: Subject) -> None:
 
 def _check_spans(subject: Subject, text: str, encoding: Encoding, spans: Sequence[tuple[int, int]]) -> None:
     data = text.encode()
+    if not isinstance(spans, Sized):
+        raise CheckFailed(f"byte spans are of type {type(spans).__name__}; a sequence of pairs is wanted, or None")
     if len(spans) != len(encoding.ids):
         raise CheckFailed(f"{len(spans)} byte spans for {len(encoding.ids)} tokens of {text!r}")
     reached = 0

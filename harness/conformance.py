@@ -8,7 +8,8 @@ public Model interface alone, so they judge a server behind HTTP as well as a to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -78,6 +79,8 @@ def check_sizes(model: Model) -> None:
     prefix: Any = model.prefix_id
     if prefix is not None and not _whole_number(prefix):
         raise CheckFailed(f"prefix_id must be an integer or None, not {prefix!r}")
+    if prefix is not None and not 0 <= prefix < model.vocab_size:
+        raise CheckFailed(f"prefix_id {prefix} is outside the vocabulary, 0 to {model.vocab_size - 1}")
 
 
 @dataclass
@@ -169,9 +172,13 @@ class Subject:
             raise CheckFailed(
                 f"encode({text[:40]!r}) returned {type(encoding).__name__}; an evalgpt.Encoding is wanted"
             )
-        wrong = next((i for i in encoding.ids if not _whole_number(i)), None)
+        ids: Any = encoding.ids
+        if not isinstance(ids, Sized) or not isinstance(ids, Iterable):
+            raise CheckFailed(f"encode({text[:40]!r}) gives ids of type {type(ids).__name__}; a sequence is wanted")
+        wrong = next((i for i in ids if not _whole_number(i)), None)
         if wrong is not None:
-            raise CheckFailed(f"encode({text[:40]!r}) gives {wrong!r} among its ids; whole numbers are wanted")
+            found = f"{type(wrong).__name__} {repr(wrong)[:40]}"
+            raise CheckFailed(f"encode({text[:40]!r}) gives {found} among its ids; whole numbers are wanted")
         self._check_ids([int(i) for i in encoding.ids], f"encode({text[:40]!r}) gives")
         return encoding
 
@@ -239,8 +246,13 @@ def _kind(value: object) -> str:
     return f"of type {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def _whole_number(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def _whole_number(value: Any) -> bool:
+    """Whether ``value`` may stand for an id: an int, or an integer of numpy or torch."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
 PARTS = {"rank": ("iu", 1), "entropy": ("f", 1), "top_ids": ("iu", 2), "top_logprobs": ("f", 2)}

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from broken_models import but, claims
 from sound_models import Sound
 
@@ -86,7 +87,7 @@ def test_details_of_another_type_are_named(name):
 ATTRIBUTES = [
     *(("vocab_size", value) for value in ("50257", None, 0, -5, 1, 260.0, True, 10**12)),
     *(("context_length", value) for value in (None, 0, 48.0)),
-    *(("prefix_id", value) for value in ("256", 256.0)),
+    *(("prefix_id", value) for value in ("256", 256.0, -1)),
     *(("dtype", value) for value in (None, [], np.float32)),
     ("fingerprint", b"x"),
 ]
@@ -116,6 +117,9 @@ TEXTS = {
     "encode-list": ({"encode": lambda self, text: list(text.encode())}, "list"),
     "encode-floats": ({"encode": lambda self, text: Encoding([i + 0.5 for i in text.encode()], None)}, "whole numbers"),
     "encode-texts": ({"encode": lambda self, text: Encoding(list(text), None)}, "whole numbers"),
+    "encode-nothing": ({"encode": lambda self, text: Encoding(None, None)}, "NoneType"),
+    "encode-once": ({"encode": lambda self, text: Encoding(iter(text.encode()), None)}, "iterator"),
+    "encode-nested": ({"encode": lambda self, text: Encoding([list(text.encode())], None)}, "list"),
     "encode-negative": ({"encode": lambda self, text: Encoding([-1 for _ in text], None)}, "outside the vocabulary"),
     "decode-none": ({"decode": lambda self, ids: None}, "NoneType"),
     "decode-bytes": ({"decode": lambda self, ids: b"x"}, "bytes"),
@@ -132,12 +136,15 @@ def test_a_tokenizer_of_another_type_is_named_by_every_check(name, check):
     assert "raise" not in outcome.message
 
 
-def test_byte_spans_that_are_no_pairs_are_named():
+@pytest.mark.parametrize(
+    ("spans", "word"), [(lambda n: [None] * n, "byte span 0"), (lambda n: 5, "int"), (lambda n: "ab", "2 byte spans")]
+)
+def test_byte_spans_that_are_no_pairs_are_named(spans, word):
     def encode(self, text):
-        return Encoding(list(text.encode()), [None for _ in text.encode()])
+        return Encoding(list(text.encode()), spans(len(text.encode())))
 
     outcome = run_check(Subject(lambda: but("No pairs.", encode=encode)(0)), "byte_spans")
-    assert "byte span 0" in outcome.message
+    assert word in outcome.message
     assert "raised" not in outcome.message
 
 
@@ -147,3 +154,12 @@ def test_pytest_is_told_the_same():
         assert case.id == name
         with pytest.raises(CheckFailed, match="vocab_size"):
             case.values[0]()
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, tuple])
+def test_ids_of_numpy_and_torch_are_ids(kind):
+    def encode(self, text):
+        return Encoding(kind(list(text.encode())), None)
+
+    for check in ("encode_ids", "round_trip", "logits"):
+        assert run_check(Subject(lambda: but("Other ids.", encode=encode)(0)), check).status == "passed"
