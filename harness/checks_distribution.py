@@ -9,7 +9,14 @@ import numpy as np
 from evalgpt.conformance import CheckFailed, CheckSkipped, Losses, Subject, gap
 from evalgpt.core import Detail, TokenScores, Window
 
-__all__ = ["check_detail", "check_normalised", "check_targets", "check_vocabulary", "compare_detail"]
+__all__ = [
+    "check_detail",
+    "check_normalised",
+    "check_targets",
+    "check_vocabulary",
+    "compare_detail",
+    "distribution_contexts",
+]
 
 EDGE = 8
 """How many of the last ids are looked at one by one: where a vocabulary is cut or padded, it is there."""
@@ -19,7 +26,7 @@ NO_DISTRIBUTION = "the vocabulary is too large to score token by token, and ther
 
 def check_normalised(subject: Subject) -> None:
     """After a context, the probabilities of all tokens of the vocabulary sum to one."""
-    for context in _contexts(subject):
+    for context in distribution_contexts(subject):
         nll = _distribution(subject, context)
         total = float(np.exp(-nll).sum())
         if abs(total - 1) <= max(subject.allowed, 1e-6):
@@ -33,7 +40,7 @@ def check_normalised(subject: Subject) -> None:
 def check_targets(subject: Subject) -> None:
     """The loss of a target is that of the same token in the distribution after the same context."""
     size = subject.model.vocab_size
-    for context in _contexts(subject):
+    for context in distribution_contexts(subject):
         nll = subject.top(context)
         if nll is None:
             raise CheckSkipped("the model gives no Detail(top=vocab_size) to compare with")
@@ -88,7 +95,7 @@ def check_detail(subject: Subject) -> None:
         raise CheckSkipped("the model gives no detail")
     if not subject.model.equal_lengths:  # a part of the window may then have other scores
         _check_rows(subject, ids, scores)
-    for context in _contexts(subject):
+    for context in distribution_contexts(subject):
         nll = _distribution(subject, context)
         for token in (int(nll.argmin()), *subject.draw(3, f"detail {len(context)}")):
             compare_detail(subject, context, token, nll, subject.allowed)
@@ -156,7 +163,8 @@ def _check_top(ids: np.ndarray, logs: np.ndarray, nll: Losses, allowed: float) -
         raise CheckFailed("top_ids are not in order; the likeliest comes first")
 
 
-def _contexts(subject: Subject) -> list[list[int]]:
+def distribution_contexts(subject: Subject) -> list[list[int]]:
+    """Contexts after which whole distributions are compared; short, so that every token may be scored."""
     lengths = dict.fromkeys((1, min(6, subject.model.context_length)))
     return [subject.draw(n, "context") for n in lengths]
 

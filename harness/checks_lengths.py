@@ -30,7 +30,7 @@ def check_lengths(subject: Subject) -> None:
     for size in sizes:
         ids = subject.draw(size + 1, "beside")
         long = Window(ids, max(size - 1, 1))
-        (own,) = subject.nll(long)
+        own = _fed(subject, long)
         after = [subject.nll(window)[0] for window in short]
         _compare(
             subject,
@@ -50,6 +50,20 @@ def check_lengths(subject: Subject) -> None:
             f"attended to, or are positions scaled by the longest row of the batch? Then set equal_lengths, and only "
             f"windows of one length come together",
         )
+
+
+def _fed(subject: Subject, window: Window) -> Losses:
+    """The losses of a window that ``context_length`` allows."""
+    try:
+        return subject.nll(window)[0]
+    except CheckFailed:
+        raise
+    except Exception as error:
+        limit, told = subject.model.context_length, " ".join(str(error).split())[:200]
+        raise CheckFailed(
+            f"a window that feeds {len(window.ids) - 1} tokens fails, and context_length allows {limit} "
+            f"({type(error).__name__}: {told}); is it overstated?"
+        ) from error
 
 
 def _sizes(limit: int) -> list[int]:

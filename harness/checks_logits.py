@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.capabilities import GivesLogits
-from evalgpt.checks_distribution import compare_detail
+from evalgpt.checks_distribution import compare_detail, distribution_contexts
 from evalgpt.conformance import CheckFailed, CheckSkipped, Losses, Subject, gap
 from evalgpt.core import Window
 
@@ -34,6 +34,22 @@ def check_logits(subject: Subject) -> None:
                 compare_detail(subject, context, token, nll, allowed)
             except CheckFailed as failed:
                 raise CheckFailed(f"compared with the log-softmax of next_logits: {failed}") from None
+    _check_every_token(subject)
+
+
+def _check_every_token(subject: Subject) -> None:
+    """Where a whole distribution can be had, each token's loss is that of its own logit: no two are swapped."""
+    for context in distribution_contexts(subject):
+        found = subject.distribution(context)
+        if found is None:
+            return
+        logits = _logits(subject, context, 1)[0]
+        nll = _nll(logits)
+        with np.errstate(invalid="ignore"):  # two equal infinities do not differ
+            apart = np.where(found == nll, 0.0, np.abs(found - nll))
+        token = int(np.nan_to_num(apart, nan=np.inf).argmax())
+        if not gap(float(found[token]), float(nll[token])) <= _allowed(subject, logits):
+            raise CheckFailed(_difference(token, float(found[token]), float(nll[token]), len(context)))
 
 
 def check_logits_count(subject: Subject) -> None:
@@ -68,7 +84,7 @@ def contexts(subject: Subject) -> list[list[int]]:
         subject.draw(1, "one"),
         [*subject.draw(1, "before"), 0, 1, *([] if prefix is None else [prefix]), size - 1, 0],
         subject.draw(6, "few"),
-        [int(i) for i in subject.model.encode(TEXT).ids],
+        [int(i) for i in subject.encode(TEXT).ids],
         [*drawn, *drawn],
     ]
     return [ids[:longest] for ids in found if ids]

@@ -16,6 +16,12 @@ __all__ = ["check_process", "check_remembered", "check_stateless", "check_window
 
 TRIALS = 4
 
+LONG = 160
+"""Ids of a window whose middle is far from both ends, for keys that hold these alone."""
+
+NUMPYS_OWN = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+"""How numpy handles errors unless told otherwise."""
+
 
 def check_stateless(subject: Subject) -> None:
     """A window's losses do not depend on what was scored before it."""
@@ -59,30 +65,41 @@ def _check_keys(subject: Subject) -> None:
         return
     for trial in range(TRIALS // 2):
         ids = subject.draw(length, f"keys {trial}")
-        places = sorted({0, 1, length // 2, length - 2})
-        likes = {f"id {at} alone": [*ids[:at], subject.another(ids[at]), *ids[at + 1 :]] for at in places}
-        likes["the order of ids"] = [ids[1], ids[0], *ids[2:]]
-        likes["the order of all ids before the target"] = [*ids[-2::-1], ids[-1]]
-        for what, like in likes.items():
-            subject.last(ids)
-            found = subject.last(like)
-            (longer,) = subject.nll(Window([*like, subject.another(like[0])], 1))
-            if not gap(found, float(longer[-2])) <= subject.allowed:
-                raise CheckFailed(
-                    f"scored after a window from which it differs in {what}, a window's loss is "
-                    f"{gap(found, float(longer[-2])):.4g} nats off: is a result kept under a key or a hash that leaves "
-                    f"out some ids, or their order?"
-                )
+        for at in sorted({0, 1, length // 2, length - 2}):
+            _check_told_apart(subject, ids, _changed(subject, ids, at), f"id {at} alone")
+        _check_told_apart(subject, ids, [ids[1], ids[0], *ids[2:]], "the order of ids")
+        turned = [*ids[-2::-1], ids[-1]]
+        _check_told_apart(subject, ids, turned, "the order of all ids before the target")
+    ids = subject.draw(subject.length(LONG) - 1, "keys")
+    middle = len(ids) // 2
+    _check_told_apart(subject, ids, _changed(subject, ids, middle), f"id {middle} alone")
+
+
+def _changed(subject: Subject, ids: list[int], at: int) -> list[int]:
+    return [*ids[:at], subject.another(ids[at]), *ids[at + 1 :]]
+
+
+def _check_told_apart(subject: Subject, ids: list[int], like: list[int], what: str) -> None:
+    subject.last(ids)
+    found = subject.last(like)
+    (longer,) = subject.nll(Window([*like, subject.another(like[0])], 1))
+    if not gap(found, float(longer[-2])) <= subject.allowed:
+        raise CheckFailed(
+            f"scored after a window of {len(ids)} ids from which it differs in {what}, a window's loss is "
+            f"{gap(found, float(longer[-2])):.4g} nats off: is a result kept under a key or a hash that leaves out "
+            f"some ids, or their order?"
+        )
 
 
 def check_process(subject: Subject) -> None:
     """Scoring leaves random number generators, torch's defaults and numpy's error handling as they are."""
     windows = [Window(subject.draw(subject.length(8), f"process {k}"), 1) for k in range(2)]
     subject.nll(windows[0])  # what is loaded and compiled at the first call is no fault
-    kept = random.getstate(), np.random.get_state(legacy=True)
+    kept = random.getstate(), np.random.get_state(legacy=True), np.geterr()
     torch: Any = sys.modules.get("torch")
-    kept_by_torch = torch.random.get_rng_state() if torch is not None else None
+    kept_by_torch = None if torch is None else _torchs(torch)
     try:
+        _as_a_process_begins(torch)  # else what the first call changed would look as if it had always been so
         random.random()  # noqa: S311 - else a generator that the first call seeded would look untouched
         np.random.random()
         if torch is not None:
@@ -91,18 +108,39 @@ def check_process(subject: Subject) -> None:
         subject.nll(windows[1])
         if isinstance(subject.model, GivesLogits):
             subject.model.next_logits(windows[1].ids[:-1], 1)
-        subject.model.encode("some text")
+        subject.encode("some text")
         changed = [name for name, value in _shared().items() if value != before.get(name)]
     finally:
         random.setstate(kept[0])
         np.random.set_state(kept[1])
-        if torch is not None:
-            torch.random.set_rng_state(kept_by_torch)
+        np.seterr(**kept[2])
+        if kept_by_torch is not None:
+            _set_torchs(torch, *kept_by_torch)
     if changed:
         raise CheckFailed(
             f"score(), next_logits() or encode() changed {', '.join(changed)} of the whole process: what runs after, "
             f"as training or another model, is then another. Use a generator of the model's own, or a context manager"
         )
+
+
+def _as_a_process_begins(torch: Any) -> None:
+    """Set what an adapter may have changed to the defaults of numpy and ``torch``."""
+    np.seterr(**NUMPYS_OWN)  # type: ignore[arg-type]
+    if torch is not None:
+        _set_torchs(torch, torch.random.get_rng_state(), torch.float32, True, 0)
+
+
+def _torchs(torch: Any) -> tuple[Any, ...]:
+    """The state of torch's generator, its default dtype, grad mode and deterministic mode."""
+    modes = (torch.is_grad_enabled(), torch.get_deterministic_debug_mode())
+    return (torch.random.get_rng_state(), torch.get_default_dtype(), *modes)
+
+
+def _set_torchs(torch: Any, generator: Any, dtype: Any, grad: bool, deterministic: int) -> None:
+    torch.random.set_rng_state(generator)
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(grad)
+    torch.set_deterministic_debug_mode(deterministic)
 
 
 def _shared() -> dict[str, Any]:

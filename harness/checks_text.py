@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Sized
+from typing import Any
 
-from evalgpt.conformance import CheckFailed, CheckSkipped, Subject, gap
+import numpy as np
+
+from evalgpt.conformance import CheckFailed, CheckSkipped, Subject, check_sizes, gap
 from evalgpt.core import Encoding, Window
 
 __all__ = [
@@ -33,6 +36,9 @@ TEXTS = (
 )
 """White space, case, several scripts, characters of one to four bytes, code."""
 
+EVERY = 1 << 20
+"""Ids that are decoded one by one; of a larger vocabulary so many are, evenly spread."""
+
 PLAIN = ("apple trees grow", "Moon light shines", "quick foxes run", "zebra stripes", "seven days")
 """Texts that begin and end differently."""
 
@@ -40,18 +46,11 @@ PLAIN = ("apple trees grow", "Moon light shines", "quick foxes run", "zebra stri
 def check_attributes(subject: Subject) -> None:
     """Name, fingerprint, sizes and special tokens are there, of their types and in range."""
     model = subject.model
-    for key in ("name", "fingerprint", "device", "dtype"):
-        value = getattr(model, key, None)
-        if not isinstance(value, str) or not value.strip():
-            raise CheckFailed(f"{key} must be a text that is not empty, not {value!r}")
-    for key, least in (("context_length", 1), ("vocab_size", 2)):
-        value = getattr(model, key, None)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise CheckFailed(f"{key} must be an integer of at least {least}, not {value!r}")
-    prefix = model.prefix_id
-    if prefix is not None and not 0 <= prefix < model.vocab_size:
-        raise CheckFailed(f"prefix_id {prefix} is outside the vocabulary, 0 to {model.vocab_size - 1}")
-    if model.adds_bos and prefix is None:
+    check_sizes(model)
+    for key in ("adds_bos", "equal_lengths", "shares_prefixes"):
+        if not isinstance(getattr(model, key), bool):
+            raise CheckFailed(f"{key} must be True or False, not {getattr(model, key)!r}")
+    if model.adds_bos and model.prefix_id is None:
         raise CheckFailed("adds_bos is true, and prefix_id does not say which token that is")
     for key in ("config", "tokenizer", "runtime"):
         try:
@@ -62,15 +61,8 @@ def check_attributes(subject: Subject) -> None:
 
 def check_encode_ids(subject: Subject) -> None:
     """encode() gives ids of the vocabulary, the same each time, and none for no text."""
-    size = subject.model.vocab_size
     for text in TEXTS:
         ids = _ids(subject, text)
-        wrong = next((i for i in ids if not 0 <= i < size), None)
-        if wrong is not None:
-            raise CheckFailed(
-                f"encode({text!r}) gives id {wrong}, outside the vocabulary 0 to {size - 1}: tokenizer and weights do "
-                f"not belong together, or vocab_size leaves out added tokens"
-            )
         if _ids(subject, text) != ids:
             raise CheckFailed(f"encode({text!r}) gives other ids the second time; is dropout on in the tokenizer?")
     if _ids(subject, ""):
@@ -80,7 +72,7 @@ def check_encode_ids(subject: Subject) -> None:
 def check_round_trip(subject: Subject) -> None:
     """decode(encode(text)) is the text."""
     for text in TEXTS:
-        back = subject.model.decode(_ids(subject, text))
+        back = subject.decode(_ids(subject, text))
         if back != text:
             raise CheckFailed(
                 f"{text!r} came back as {back!r}: does the tokenizer change case, white space or Unicode form, or drop "
@@ -91,14 +83,37 @@ def check_round_trip(subject: Subject) -> None:
 
 def check_encode_whole(subject: Subject) -> None:
     """encode() gives all of a long text, also beyond the context length."""
-    words = min(2 * subject.model.context_length + 64, 40_000)
-    text = " ".join(f"word{i % 97}" for i in range(words))
+    text = _long_text(subject)
+    words = text.count(" ") + 1
     ids = _ids(subject, text)
     if len(ids) < words:
         raise CheckFailed(
             f"a text of {words} words has {len(ids)} tokens: is it truncated, as at the tokenizer's model_max_length? "
             f"Cutting a text into windows is the protocol's business"
         )
+    begin = text[:60]
+    if subject.decode(_ids(subject, begin)) != begin:
+        return  # round_trip says so
+    back = subject.decode(ids)
+    if back != text:
+        at = next((k for k, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
+        raise CheckFailed(
+            f"a text of {words} words comes back as another from character {at} on, {back[at : at + 20]!r} for "
+            f"{text[at : at + 20]!r}, and its beginning does not: is a long text encoded in pieces that lose or add "
+            f"something where they meet?"
+        )
+
+
+def _long_text(subject: Subject) -> str:
+    """Words of one letter, more of them than may be fed at once and than tokenizers take in one piece.
+
+    Every other character is a space, at odd places in the first half and at even ones in the second, so that wherever
+    pieces begin, some begin and some end with one.
+    """
+    words = min(max(2 * subject.model.context_length + 64, 16_000), 40_000)
+    letters = [chr(ord("a") + 7 * i % 26) for i in range(words)]
+    letters[words // 2] *= 2
+    return " ".join(letters)
 
 
 def check_no_special_tokens(subject: Subject) -> None:
@@ -115,7 +130,7 @@ def check_no_special_tokens(subject: Subject) -> None:
     for where, at in (("before", 0), ("behind", -1)):
         common = {ids[at] for ids in found if ids}
         if len(common) == 1 and all(len(ids) > 1 for ids in found):
-            token = subject.model.decode(list(common))
+            token = subject.decode(list(common))
             if token.strip() and not any(token.strip() in text for text in PLAIN):
                 raise CheckFailed(
                     f"encode() puts the token {token!r} {where} every text; encode without special tokens"
@@ -127,7 +142,7 @@ def check_special_text(subject: Subject) -> None:
     prefix = subject.model.prefix_id
     if prefix is None:
         raise CheckSkipped("the model has no prefix token")
-    spelled = subject.model.decode([prefix])
+    spelled = subject.decode([prefix])
     if not spelled.strip():
         raise CheckSkipped("decode() gives no text for the prefix token")
     if prefix in _ids(subject, f"before{spelled}behind"):
@@ -139,21 +154,43 @@ def check_special_text(subject: Subject) -> None:
 
 def check_byte_spans(subject: Subject) -> None:
     """Byte spans are in order, within the text, cover all of it, and each holds its token's text."""
-    if all(subject.model.encode(text).byte_spans is None for text in TEXTS):
+    if all(subject.encode(text).byte_spans is None for text in TEXTS):
         raise CheckSkipped("the tokenizer cannot tell where its tokens lie")
     for text in TEXTS:
-        encoding = subject.model.encode(text)
+        encoding = subject.encode(text)
         if encoding.byte_spans is None:
             continue
         _check_spans(subject, text, encoding, encoding.byte_spans)
+    text = _long_text(subject)
+    encoding = subject.encode(text)
+    if encoding.byte_spans is not None and len(encoding.byte_spans):
+        spans = np.asarray(encoding.byte_spans)
+        joined = spans[1:, 0] <= np.maximum.accumulate(spans[:, 1])[:-1]
+        if len(spans) != len(encoding.ids) or (np.diff(spans[:, 0]) < 0).any() or not joined.all():
+            raise CheckFailed(
+                "the byte spans of a long text are not in order, or leave out bytes: is it encoded in pieces, and are "
+                "spans counted from the beginning of each?"
+            )
+        if spans[0, 0] != 0 or spans[-1, 1] != len(text):
+            raise CheckFailed(
+                f"the byte spans of a text of {len(text)} bytes go from {spans[0, 0]} to {spans[-1, 1]}: are they "
+                f"counted from the beginning of a piece?"
+            )
 
 
 def _check_spans(subject: Subject, text: str, encoding: Encoding, spans: Sequence[tuple[int, int]]) -> None:
     data = text.encode()
+    if not isinstance(spans, Sized):
+        raise CheckFailed(f"byte spans are of type {type(spans).__name__}; a sequence of pairs is wanted, or None")
     if len(spans) != len(encoding.ids):
         raise CheckFailed(f"{len(spans)} byte spans for {len(encoding.ids)} tokens of {text!r}")
     reached = 0
-    for number, (start, end) in enumerate(spans):
+    for number, span in enumerate(spans):
+        if not isinstance(span, Sequence | np.ndarray) or len(span) != 2 or not all(map(_whole, span)):
+            raise CheckFailed(
+                f"byte span {number} of {text!r} is {span!r}; a pair of whole numbers (start, end) is wanted"
+            )
+        start, end = span
         if not 0 <= start <= end <= len(data):
             raise CheckFailed(
                 f"token {number} of {text!r} lies at bytes {start} to {end}, outside its {len(data)} bytes: positions "
@@ -175,7 +212,7 @@ def _check_one_span(subject: Subject, encoding: Encoding, number: int, piece: by
         own = piece.decode().strip()
     except UnicodeDecodeError:
         own = None
-    token = subject.model.decode([encoding.ids[number]]).strip()
+    token = subject.decode([encoding.ids[number]]).strip()
     if own is None:
         if "\ufffd" not in token:
             raise CheckFailed(f"token {number} is a part of a character and decodes as {token!r}; U+FFFD is wanted")
@@ -185,7 +222,7 @@ def _check_one_span(subject: Subject, encoding: Encoding, number: int, piece: by
 
 
 def check_fingerprint_stable(subject: Subject) -> None:
-    """Built again, the model has the same fingerprint and the same losses."""
+    """Built again, the model has the same fingerprint, the same losses and the same ids of a text."""
     again = Subject(subject.build, seed=subject.seed, tolerance=subject.tolerance)
     first = again.model.fingerprint
     if again.model.fingerprint != subject.model.fingerprint:
@@ -199,6 +236,15 @@ def check_fingerprint_stable(subject: Subject) -> None:
         raise CheckFailed(
             f"built a second time, the model has the same fingerprint and losses that differ by {apart:.4g} nats: the "
             f"fingerprint must cover every weight"
+        )
+    # Texts in another order: ids that are given out as words come are others then.
+    own = {text: _ids(subject, text) for text in TEXTS}
+    wrong = next((text for text in reversed(TEXTS) if _ids(again, text) != own[text]), None)
+    if wrong is not None:
+        raise CheckFailed(
+            f"built a second time, the model has the same fingerprint, and encode({wrong!r}) gives other ids: does "
+            f"encode() depend on the texts before, as a vocabulary that grows? Losses of equal ids are then of other "
+            f"texts"
         )
     if again.model.fingerprint != first:
         raise CheckFailed("the fingerprint changes when the model is used: does scoring write into a buffer it covers?")
@@ -224,7 +270,9 @@ def check_decode_every_id(subject: Subject) -> None:
     """decode() takes every id of the vocabulary, but for those that unused_ids names."""
     model = subject.model
     size = model.vocab_size
-    unused = model.unused_ids
+    unused: Any = model.unused_ids
+    if not isinstance(unused, Collection):
+        raise CheckFailed(f"unused_ids must be a collection of ids, not {unused!r}")
     wrong = next((i for i in unused if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < size), None)
     if wrong is not None:
         raise CheckFailed(f"unused_ids holds {wrong!r}; ids of the vocabulary are wanted, 0 to {size - 1}")
@@ -232,7 +280,7 @@ def check_decode_every_id(subject: Subject) -> None:
         used = next((i for i in _ids(subject, text) if i in unused), None)
         if used is not None:
             raise CheckFailed(f"unused_ids holds {used}, which encode({text!r}) gives: generate would never pick it")
-    for i in range(size):
+    for i in range(size) if size <= EVERY else np.linspace(0, size - 1, EVERY, dtype=np.int64).tolist():
         if i in unused:
             continue
         try:
@@ -246,5 +294,9 @@ def check_decode_every_id(subject: Subject) -> None:
             raise CheckFailed(f"decode([{i}]) returns {type(text).__name__}; a str is wanted")
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _ids(subject: Subject, text: str) -> list[int]:
-    return [int(i) for i in subject.model.encode(text).ids]
+    return [int(i) for i in subject.encode(text).ids]

@@ -90,7 +90,7 @@ def check_text_kept(subject: Subject) -> None:
             if ids[0] == ids[1]:
                 same.setdefault(kind, pair)
             for text, own in zip(pair, ids, strict=True):
-                back = subject.model.decode(own)
+                back = subject.decode(own)
                 if back == text:
                     continue
                 found = same if _encoded(subject, kind, back) == own else lost
@@ -112,8 +112,8 @@ def check_text_kept(subject: Subject) -> None:
 
 def _encoded(subject: Subject, kind: str, text: str) -> list[int]:
     try:
-        return [int(i) for i in subject.model.encode(text).ids]
-    except UsageError:
+        return [int(i) for i in subject.encode(text).ids]
+    except (CheckFailed, UsageError):
         raise
     except Exception as error:  # a tokenizer's own, whatever it is
         raise CheckFailed(f"encode({text!r}) raises {type(error).__name__} ({kind}): {error}") from error

@@ -7,21 +7,27 @@ public Model interface alone, so they judge a server behind HTTP as well as a to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.core import Detail, Model, TokenScores, UsageError, Window
+from evalgpt.core import Detail, Encoding, Model, TokenScores, UsageError, Window
 
-__all__ = ["Check", "CheckFailed", "CheckSkipped", "Subject", "gap", "tolerance_of"]
+__all__ = ["Check", "CheckFailed", "CheckSkipped", "Subject", "check_sizes", "gap", "tolerance_of"]
 
 Losses = NDArray[np.float64]
 
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "float16": 0.05, "bfloat16": 0.25}
 UNKNOWN = 1e-3
+
+LARGEST = 1 << 31
+"""A vocabulary of this size or more is a mistake."""
 
 ENUMERATED = 4096
 """Vocabularies up to this size are scored token by token where a whole distribution is wanted."""
@@ -56,6 +62,25 @@ def gap(a: Losses | float, b: Losses | float) -> float:
     with np.errstate(invalid="ignore"):
         apart = np.where(np.equal(a, b), 0.0, np.abs(np.subtract(a, b)))
     return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
+
+
+def check_sizes(model: Model) -> None:
+    """Raise CheckFailed where an attribute that every check reads is not of its type."""
+    for key in ("name", "fingerprint", "device", "dtype"):
+        value = getattr(model, key, None)
+        if not isinstance(value, str) or not value.strip():
+            raise CheckFailed(f"{key} must be a text that is not empty, not {value!r}")
+    for key, least in (("context_length", 1), ("vocab_size", 2)):
+        value = getattr(model, key, None)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise CheckFailed(f"{key} must be an integer of at least {least}, not {value!r}")
+    if model.vocab_size >= LARGEST:
+        raise CheckFailed(f"vocab_size must be below {LARGEST}, not {model.vocab_size}")
+    prefix: Any = model.prefix_id
+    if prefix is not None and not _whole_number(prefix):
+        raise CheckFailed(f"prefix_id must be an integer or None, not {prefix!r}")
+    if prefix is not None and not 0 <= prefix < model.vocab_size:
+        raise CheckFailed(f"prefix_id {prefix} is outside the vocabulary, 0 to {model.vocab_size - 1}")
 
 
 @dataclass
@@ -111,19 +136,68 @@ class Subject:
 
     def scores(self, windows: Sequence[Window], detail: Detail | None = None) -> list[TokenScores]:
         """The model's answer to one batch, its shapes checked."""
-        answer = list(self.model.score(windows, detail))
+        given: Any = self.model.score(windows, detail)
+        if inspect.iscoroutine(given):
+            given.close()  # else Python warns that it was never awaited
+        if not isinstance(given, Iterable) or isinstance(given, Mapping | str):
+            raise CheckFailed(f"score() returned {type(given).__name__}; a list of TokenScores is wanted, one a window")
+        answer = list(given)
         if len(answer) != len(windows):
             raise CheckFailed(
                 f"score() was given {len(windows)} windows and answered {len(answer)}; one each is wanted"
             )
         for window, scores in zip(windows, answer, strict=True):
+            if not isinstance(scores, TokenScores):
+                raise CheckFailed(f"score() returned {type(scores).__name__} for a window; TokenScores is wanted")
+            if np.asarray(scores.nll).dtype.kind not in "fiu":
+                raise CheckFailed(f"the losses (nll) of score() are {_kind(scores.nll)}; an array of float32 is wanted")
             shape, expected = np.shape(scores.nll), (len(window.ids) - window.start,)
             if shape != expected:
                 raise CheckFailed(
                     f"score() returned losses of shape {shape} for a window of {len(window.ids)} ids scored from "
                     f"{window.start}; {expected} is wanted: one per id of ids[start:]"
                 )
+            if detail is not None:
+                _check_shapes(scores, expected[0], detail)
+                if detail.top and scores.top_ids is not None:
+                    self._check_ids(np.asarray(scores.top_ids).reshape(-1).tolist(), "top_ids of the detail name")
+        if answer and all(np.isnan(np.asarray(scores.nll)).all() for scores in answer):
+            raise CheckFailed("all losses of a batch are NaN; is a softmax taken over a row that is masked whole?")
         return answer
+
+    def encode(self, text: str) -> Encoding:
+        """The tokens of ``text``, their types checked."""
+        encoding: Any = self.model.encode(text)
+        if not isinstance(encoding, Encoding):
+            raise CheckFailed(
+                f"encode({text[:40]!r}) returned {type(encoding).__name__}; an evalgpt.Encoding is wanted"
+            )
+        ids: Any = encoding.ids
+        if not isinstance(ids, Sized) or not isinstance(ids, Iterable):
+            raise CheckFailed(f"encode({text[:40]!r}) gives ids of type {type(ids).__name__}; a sequence is wanted")
+        wrong = next((i for i in ids if not _whole_number(i)), None)
+        if wrong is not None:
+            found = f"{type(wrong).__name__} {repr(wrong)[:40]}"
+            raise CheckFailed(f"encode({text[:40]!r}) gives {found} among its ids; whole numbers are wanted")
+        self._check_ids([int(i) for i in encoding.ids], f"encode({text[:40]!r}) gives")
+        return encoding
+
+    def _check_ids(self, ids: Sequence[int], what: str) -> None:
+        size = self.model.vocab_size
+        wrong = next((i for i in ids if not 0 <= i < size), None)
+        if wrong is not None:
+            raise CheckFailed(
+                f"{what} id {wrong}, outside the vocabulary 0 to {size - 1}: tokenizer and weights do not belong "
+                f"together, or vocab_size leaves out added tokens"
+            )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``, its type checked."""
+        text: Any = self.model.decode(ids)
+        if not isinstance(text, str):
+            few = f"{list(ids[:3])}"[:-1] + (", ...]" if len(ids) > 3 else "]")
+            raise CheckFailed(f"decode({few}) returns {type(text).__name__}; a str is wanted")
+        return text
 
     def nll(self, *windows: Window) -> list[Losses]:
         """The losses of ``windows`` as one batch."""
@@ -140,7 +214,7 @@ class Subject:
         if scores.top_ids is None or scores.top_logprobs is None:
             return None
         ids, logs = np.asarray(scores.top_ids).reshape(-1), np.asarray(scores.top_logprobs).reshape(-1)
-        if sorted(ids.tolist()) != list(range(size)):
+        if len(ids) != size or (np.sort(ids) != np.arange(size)).any():
             raise CheckFailed(
                 f"Detail(top={size}) listed {len(set(ids.tolist()))} different tokens of the {size} that vocab_size "
                 f"promises; is the vocabulary cut?"
@@ -165,3 +239,43 @@ class Subject:
         step = max(1024 // len(context), 1)
         parts = [self.nll(*windows[at : at + step]) for at in range(0, size, step)]
         return np.concatenate([losses for part in parts for losses in part])
+
+
+def _kind(value: object) -> str:
+    """What an array's numbers are, or what stands where an array is wanted."""
+    return f"of type {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _whole_number(value: Any) -> bool:
+    """Whether ``value`` may stand for an id: an int, or an integer of numpy or torch."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
+PARTS = {"rank": ("iu", 1), "entropy": ("f", 1), "top_ids": ("iu", 2), "top_logprobs": ("f", 2)}
+"""Kind (numpy's letters) and number of dimensions of each part of a detail."""
+
+
+def _check_shapes(scores: TokenScores, count: int, detail: Detail) -> None:
+    """Raise CheckFailed where a part of the detail is not an array of its kind with one row per loss."""
+    asked = {"rank": detail.rank, "entropy": detail.entropy}
+    top = detail.top
+    for name, (kinds, dimensions) in PARTS.items():
+        value: Any = getattr(scores, name)
+        if value is None or not asked.get(name, top):
+            continue
+        array = np.asarray(value)
+        if array.dtype.kind not in kinds:
+            wanted = "float32" if kinds == "f" else "int64"
+            raise CheckFailed(f"{name} of the detail is {_kind(value)}; an array of {wanted} is wanted")
+        if array.ndim != dimensions or array.shape[0] != count or (dimensions == 2 and array.shape[1] > top):
+            expected = f"({count}, {top} or fewer)" if dimensions == 2 else f"({count},)"
+            raise CheckFailed(
+                f"{name} of the detail has the shape {array.shape} for {count} losses; {expected} is wanted"
+            )
+    ids, logs = (scores.top_ids, scores.top_logprobs) if top else (None, None)
+    if (ids is None) != (logs is None) or (ids is not None and logs is not None and np.shape(ids) != np.shape(logs)):
+        raise CheckFailed("top_ids and top_logprobs of the detail must both be there, and of one shape")

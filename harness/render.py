@@ -148,17 +148,27 @@ def _spread(found: Uncertainty | None) -> str:
 
 
 def _sample(found: Sample) -> str:
+    if found.windows == found.of:
+        return f"{found.reason}: the perplexity is that of the whole text"
     part = f"{found.windows} of {found.of} windows, {found.tokens / found.of_tokens:.1%} of the tokens, in random order"
     if found.perplexity is None or None in found.perplexity:
         return f"{found.reason}: {part}{assumed(found.rarest)}"
-    low, high = (_perplexity(x) for x in found.perplexity if x is not None)
-    if low == high:
-        return f"{found.reason}: the perplexity is that of the whole text"
-    asked = "" if found.precision is None else f", within {found.precision:.2%} of it"
+    low, high = _apart([x for x in found.perplexity if x is not None])
+    asked = "" if found.precision is None else f", within {found.precision * 100:g} % of it"
     return (
         f"{found.reason}: the whole text's perplexity is {low} to {high} ({found.level:.0%}){asked}; {part}"
         + assumed(found.rarest)
     )
+
+
+def _apart(bounds: Sequence[float]) -> list[str]:
+    """Perplexities in as many digits as tell the bounds of a narrow interval apart."""
+    shown = [_perplexity(x) for x in bounds]
+    for digits in range(6, 17):
+        if len(set(shown)) == len(set(bounds)):
+            break
+        shown = [f"{x:.{digits}g}" for x in bounds]
+    return shown
 
 
 def assumed(rarest: float | None) -> str:

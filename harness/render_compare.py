@@ -109,12 +109,15 @@ def _verdict(a: str, b: str, gap: Estimate) -> str:
 
 
 def _decision(found: Decision, a: str, b: str) -> str:
-    part = f"{found.windows} of {found.of} windows, in random order"
     low, high = found.interval
     if found.sign == 0:
         return f"not settled by all {found.of} windows: {b} and {a} are equally good on this text"
     word = "better" if found.sign < 0 else "worse"
-    around = "" if low is None or high is None else f" by {low:+.4f} to {high:+.4f} nats per token ({found.level:.0%})"
+    if found.windows == found.of:
+        by = "" if low is None else f" by {abs(low):.4g} nats per token"
+        return f"settled by all {found.of} windows: {b} is {word} than {a}{by} on this text"
+    part = f"{found.windows} of {found.of} windows, in random order"
+    around = "" if low is None or high is None else f" by {low:+.4g} to {high:+.4g} nats per token ({found.level:.0%})"
     return f"settled: on the whole text {b} is {word} than {a}{around}, from {part}" + assumed(found.rarest)
 
 

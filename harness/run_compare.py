@@ -105,7 +105,19 @@ def _against_first(evaluations: Sequence[Evaluation], strict: bool) -> list[Comp
         raise UsageError(f"with --fail-if-worse every text must be compared, and this was not: {left_out[0]}")
     for text in left_out:
         click.echo(f"evalgpt: not compared: {text}", err=True)
+    for part in dict.fromkeys(part for pair in pairs for e in pair if (part := _part(e)) is not None):
+        if strict:
+            raise UsageError(f"--fail-if-worse is of whole texts, and {part}; run it without --precision")
+        click.echo(f"evalgpt: only what was scored is compared: {part}", err=True)
     return [compare(*pair) for pair in pairs]
+
+
+def _part(evaluation: Evaluation) -> str | None:
+    """Which part of its text was scored, in words; None for all of it."""
+    sample = evaluation.sample
+    if sample is None or sample.windows == sample.of:
+        return None
+    return f"{evaluation.model.spec} scored {sample.windows} of {sample.of} windows of {evaluation.task.spec}"
 
 
 def _run(

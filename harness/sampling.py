@@ -13,7 +13,7 @@ from evalgpt.answers import picked
 from evalgpt.batching import Scorer
 from evalgpt.compare import Decision
 from evalgpt.conformance import tolerance_of
-from evalgpt.core import UsageError
+from evalgpt.core import EvaluationError, UsageError
 from evalgpt.engine import Plan, Progress, place_of
 from evalgpt.report import Sample
 from evalgpt.sequential import Interval, Sequential, decided, half_width, precise_enough
@@ -21,6 +21,8 @@ from evalgpt.strata import BOUNDARY_LEVEL, LEVEL, RAREST, Design, design, unigra
 
 __all__ = ["Draw", "drawn", "keep_sample", "replayed", "until_decided", "until_precise"]
 
+
+_PRECISIONS = "a share of the perplexity between 0 and 1, as in 1% or 0.01"
 
 Chosen = list[tuple[Plan, int]]
 
@@ -75,7 +77,7 @@ def until_precise(
             score_windows.
     """
     if not 0 < precision < 1:
-        raise UsageError(f"a precision is a share of the perplexity between 0 and 1, as in 1% or 0.01, not {precision}")
+        raise UsageError(f"a precision is {_PRECISIONS}, not {precision}")
     draw = drawn(plans, seed, rarest)
     rule, total = draw.rule(precision), draw.tokens
     done, tokens, spent = 0, 0, 0.0
@@ -93,10 +95,18 @@ def until_precise(
 
 def replayed(sample: Sample, draw: Draw, losses: Sequence[NDArray[np.float32]]) -> Sample:
     """What the rule makes of ``losses``, of the first windows of ``draw``. Of a comparison's sample, which two models
-    stopped, only the counts can be told."""
+    stopped, only the counts can be told.
+
+    Raises:
+        EvaluationError: the sample's precision is not between 0 and 1.
+    """
     done, tokens = len(losses), sum(map(len, losses))
     if sample.precision is None:
         return _sample_of(None, draw, done, tokens, None)
+    if not 0 < sample.precision < 1:
+        raise EvaluationError(
+            f"numbers: sample.precision is {sample.precision} in the report, which is not {_PRECISIONS}"
+        )
     rule = draw.rule(sample.precision)
     for count, nll in enumerate(losses, 1):
         if rule.add(float(nll.sum(dtype=np.float64)), len(nll)) and precise_enough(rule.interval(), sample.precision):
@@ -119,7 +129,7 @@ def _sample_of(rule: Sequential | None, draw: Draw, done: int, tokens: int, prec
         loss=None if rule is None else _bounds(rule.interval(), lambda x: x),
         perplexity=None if rule is None else _bounds(rule.interval(), math.exp),
         rarest=draw.design.rarest,
-        first_look=draw.design.first,
+        first_look=min(draw.design.first, len(draw.chosen)),
         strata=draw.design.count,
     )
 
@@ -142,7 +152,7 @@ def until_decided(
     """
     draw, others = drawn(plans[0], seed, rarest), drawn(plans[1], seed, rarest).chosen
     chosen = draw.chosen
-    if [list(p.windows[i].ids) for p, i in chosen] != [list(p.windows[i].ids) for p, i in others]:
+    if [_read(*place) for place in chosen] != [_read(*place) for place in others]:
         raise UsageError("--until-decided needs models that read the same windows, with one tokenizer and one prefix")
     rule, total = draw.rule(None), draw.tokens
     rounding = max(tolerance_of(s.model.dtype) for s in scorers) * 2 / math.sqrt(total)
@@ -173,6 +183,12 @@ def until_decided(
     )
     sample = _sample_of(None, draw, done, tokens, None)
     return decision, sample
+
+
+def _read(plan: Plan, number: int) -> tuple[list[int], int]:
+    """A window's ids, and where its targets begin: what two models must have in common to be paired."""
+    window = plan.windows[number]
+    return list(window.ids), window.start
 
 
 def keep_sample(plans: Sequence[Plan], chosen: Chosen) -> None:

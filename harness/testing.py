@@ -34,7 +34,7 @@ from evalgpt import (
     checks_text,
     checks_text_kept,
 )
-from evalgpt.conformance import Check, CheckFailed, CheckSkipped, Subject, tolerance_of
+from evalgpt.conformance import Check, CheckFailed, CheckSkipped, Subject, check_sizes, tolerance_of
 from evalgpt.core import Model, UsageError
 from evalgpt.guard import PluginError, calling, reason
 from evalgpt.streams import foreign
@@ -155,6 +155,7 @@ def run_check(subject: Subject, name: str, reason: str | None = None) -> Outcome
     message = ""
     try:
         with foreign():
+            check_sizes(subject.model)
             CHECKS[name](subject)
     except CheckSkipped as skipped:
         status, message = "skipped", str(skipped)
@@ -213,6 +214,7 @@ def parametrize(
         def run() -> None:
             _ = subject.model  # a model that cannot be built is no failure that was expected
             try:
+                check_sizes(subject.model)
                 check(subject)
             except CheckSkipped as skipped:
                 pytest.skip(str(skipped))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from evalgpt.api import evaluate, model_info, numbers_of, task_info, verdicts_of
 from evalgpt.batching import BatchSize, Scorer
 from evalgpt.conformance import tolerance_of
-from evalgpt.core import Document, EvaluationError, Model, Task
+from evalgpt.core import Document, EvaluationError, Model, Task, UsageError
 from evalgpt.engine import Plan, Progress, bind, plan_windows, row_of, score_windows
 from evalgpt.protocols import Protocol
 from evalgpt.report import Evaluation, RowInfo, TaskInfo, Tokenized, row_info
@@ -88,6 +88,8 @@ def verify(
     _check_config(evaluation, model)  # after a score: an adapter may say in it how it scored
     if stored is None:
         close = max(_mean_bound(allowed, evaluation.metrics.scores), SAME)
+        if drawn is not None:
+            _check_sample(evaluation, drawn, plans, [plan.nll for plan in plans], 10 * close)
         _check_numbers(evaluation, _derived(evaluation, model, bound, task, plans), close)
         return Verified(0, evaluation.metrics.scores, 0.0, 0.0, close)
     found = _check_losses(plans, chosen, stored, allowed)
@@ -195,15 +197,23 @@ def _drawn(evaluation: Evaluation, plans: Sequence[Plan]) -> Draw | None:
             "numbers: sample.rarest is missing: a version of evalgpt that is no longer followed stopped this run; "
             "run it again to verify it"
         )
-    draw = drawn(plans, sample.seed, sample.rarest)
+    try:
+        draw = drawn(plans, sample.seed, sample.rarest)
+    except UsageError as error:  # no run can have had it
+        raise EvaluationError(f"numbers: sample: {error}") from None
     keep_sample(plans, draw.chosen[: max(sample.windows, 0)])
     return draw
 
 
 def _check_sample(
-    evaluation: Evaluation, draw: Draw, plans: Sequence[Plan], stored: Sequence[Sequence[NDArray[np.float32]]]
+    evaluation: Evaluation,
+    draw: Draw,
+    plans: Sequence[Plan],
+    losses_of: Sequence[Sequence[NDArray[np.float32]]],
+    close: float = SAME,
 ) -> None:
-    """Let the rule that stopped the run see the stored losses again."""
+    """Let the rule that stopped the run see the losses of each plan's windows again; bounds may differ by ``close`` of
+    their size."""
     if evaluation.sample is None:
         return
     order = draw.chosen[: max(evaluation.sample.windows, 0)]
@@ -212,12 +222,12 @@ def _check_sample(
         numbers.setdefault(id(plan), []).append(i)
     places = {(key, i): at for key, own in numbers.items() for at, i in enumerate(sorted(own))}
     rows = {id(plan): number for number, plan in enumerate(plans)}
-    losses = [stored[rows[id(plan)]][places[id(plan), i]] for plan, i in order]
+    losses = [losses_of[rows[id(plan)]][places[id(plan), i]] for plan, i in order]
     now = replayed(evaluation.sample, draw, losses)
     for path, one, other in _leaves("sample", _plain(evaluation.sample), _plain(now)):
-        apart = isinstance(one, float) and isinstance(other, float) and abs(one - other) <= SAME * abs(one)
+        apart = isinstance(one, float) and isinstance(other, float) and abs(one - other) <= close * max(abs(one), 1)
         if one != other and not apart:
-            raise EvaluationError(f"numbers: {path} is {one} in the report and {other} by the losses it keeps")
+            raise EvaluationError(f"numbers: {path} is {one} in the report and {other} by the losses of its windows")
 
 
 def _check_windows(evaluation: Evaluation, plans: Sequence[Plan]) -> list[list[NDArray[np.float32]]] | None:

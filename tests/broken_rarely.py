@@ -79,6 +79,16 @@ class CachedByTooLittle(Sound):
         return [self.kept[key] for key in keys]
 
 
+class CachedByBothEnds(CachedByTooLittle):
+    """Keeps results by the window's length, its first and its last eight ids."""
+
+    def score(self, windows, detail=None):
+        keys = [(len(w.ids), w.start, tuple(w.ids[:8]), tuple(w.ids[-8:]), detail) for w in windows]
+        for key, scores in zip(keys, Sound.score(self, windows, detail), strict=True):
+            self.kept.setdefault(key, scores)
+        return [self.kept[key] for key in keys]
+
+
 class CachedBySum(CachedByTooLittle):
     """Keeps results by the sum of the ids: a hash that does not know their order."""
 
@@ -103,6 +113,58 @@ class EncodeLearns(Sound):
         if self.calls > 60 and ids:
             ids[0] = ids[0] ^ 1
         return Encoding(ids, encoding.byte_spans)
+
+
+class VocabularyGrows(Sound):
+    """Gives bytes their ids in the order in which they first come."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.given = {}
+
+    def tokens(self, text):
+        return [self.given.setdefault(byte, len(self.given)) for byte in text.encode()]
+
+    def spans(self, text, ids):
+        return [(k, k + 1) for k in range(len(ids))]
+
+    def spelling(self, i):
+        return bytes([{own: byte for byte, own in self.given.items()}.get(i, 255)])
+
+
+PIECE = 8192
+"""Characters that the next two encode at a time."""
+
+
+class PiecesLoseSpaces(Sound):
+    """Encodes long texts in pieces, and strips each but the first."""
+
+    def tokens(self, text):
+        pieces = [text[at : at + PIECE] for at in range(PIECE - 2, len(text), PIECE)]
+        return list((text[: PIECE - 2] + "".join(piece.lstrip() for piece in pieces)).encode())
+
+
+class PiecesCountFromZero(Sound):
+    """Encodes long texts in pieces, and counts the bytes of each from its own beginning."""
+
+    def spans(self, text, ids):
+        return [(k % PIECE, k % PIECE + 1) for k in range(len(ids))] if len(ids) > PIECE else super().spans(text, ids)
+
+
+class LeavesStateBehind(Sound):
+    """Changes what the process shares and does not change it back: ``leave`` says what."""
+
+    def score(self, windows, detail=None):
+        scores = super().score(windows, detail)
+        self.leave()
+        return scores
+
+
+def swapped(a, b):
+    """Two tokens are swapped in next_logits alone."""
+    order = list(range(260))
+    order[a], order[b] = b, a
+    return but("Swaps two.", next_logits=lambda self, *given: Sound.next_logits(self, *given)[:, order])
 
 
 class TouchesRandomNumbers(Sound):
@@ -168,6 +230,17 @@ RARE = {
     "repeats-scored-once": RepeatsScoredOnce,
     "cached-by-too-little": CachedByTooLittle,
     "cached-by-sum": CachedBySum,
+    "cached-by-both-ends": CachedByBothEnds,
+    "vocabulary-grows": VocabularyGrows,
+    "pieces-lose-spaces": PiecesLoseSpaces,
+    "pieces-count-from-zero": PiecesCountFromZero,
+    "grad-mode-left-off": type("Left", (LeavesStateBehind,), {"leave": lambda self: torch.set_grad_enabled(False)}),
+    "numpy-errors-ignored": type("Left", (LeavesStateBehind,), {"leave": lambda self: np.seterr(all="ignore")}),
+    "deterministic-left-on": type(
+        "Left", (LeavesStateBehind,), {"leave": lambda self: torch.set_deterministic_debug_mode("error")}
+    ),
+    "logits-swap-two-rare": swapped(30, 200),
+    "logits-swap-neighbours": swapped(150, 151),
     "encode-learns": EncodeLearns,
     "spans-of-utf-16": but(
         "Counts two units for characters beyond U+FFFF, three for the rest of what is not ASCII.",

@@ -1,5 +1,6 @@
 """An answer to a given precision: a part of the windows, in an order that a seed fixes, and an interval that holds."""
 
+import dataclasses
 import json
 import math
 
@@ -10,10 +11,15 @@ from models import BytesModel, hashed_loss
 
 import evalgpt
 from evalgpt import UsageError
+from evalgpt.api import scorer_for
+from evalgpt.cache import ScoreCache
 from evalgpt.cli import cli
 from evalgpt.compare import compare
+from evalgpt.engine import plan_windows
 from evalgpt.plugins import load_plugins
+from evalgpt.render import sentences
 from evalgpt.report import read_report, write_report
+from evalgpt.sampling import until_decided
 from evalgpt.verify import verify
 
 pytestmark = pytest.mark.numeric
@@ -259,7 +265,10 @@ def test_a_share_that_cannot_be_is_refused(rarest):
         run(0.1, rarest=rarest)
 
 
-@pytest.mark.parametrize(("field", "value"), [("rarest", 0.02), ("first_look", 20), ("strata", 1)])
+FORGED = [("rarest", 0.02), ("rarest", 7.0), ("first_look", 20), ("strata", 1), ("precision", 0.0), ("seed", -4)]
+
+
+@pytest.mark.parametrize(("field", "value"), FORGED)
 def test_a_forged_assumption_is_no_report(field, value):
     import msgspec
 
@@ -267,6 +276,17 @@ def test_a_forged_assumption_is_no_report(field, value):
     forged = msgspec.structs.replace(evaluation, sample=msgspec.structs.replace(evaluation.sample, **{field: value}))
     with pytest.raises(evalgpt.EvaluationError):
         verify(forged, BytesModel(), Text(), load_plugins().protocol(PROTOCOL))
+
+
+@pytest.mark.parametrize(("field", "value"), [("tokens", 5), ("first_look", 20), ("perplexity", (2.0, 3.0))])
+def test_a_forged_sample_shows_without_losses_of_single_tokens(field, value):
+    import msgspec
+
+    evaluation = run(0.1, task=Text(200), tokens=False)
+    assert verify(evaluation, BytesModel(), Text(200), load_plugins().protocol(PROTOCOL)).losses == 0
+    forged = msgspec.structs.replace(evaluation, sample=msgspec.structs.replace(evaluation.sample, **{field: value}))
+    with pytest.raises(evalgpt.EvaluationError, match=r"^numbers: sample\."):
+        verify(forged, BytesModel(), Text(200), load_plugins().protocol(PROTOCOL))
 
 
 def test_an_earlier_report_is_read_and_not_verified(tmp_path):
@@ -319,3 +339,88 @@ def test_heavy_windows_that_come_in_rarely_are_seen_before_the_stop():
     for seed in range(12):
         low, high = run(0.05, seed, task=Heavy(), model=model).sample.loss
         assert low <= whole.metrics.loss <= high
+
+
+# What the lines say
+
+
+def said(evaluation):
+    return next(line for line in sentences(evaluation) if "whole text" in line)
+
+
+def test_a_part_is_never_called_the_whole_text():
+    """Equal losses of all windows seen give an interval of no width: unseen windows may still be others."""
+    found = run(0.1, model=BytesModel(lambda c, t: 3.0))
+    assert found.sample.windows < found.sample.of
+    assert found.sample.loss[0] == found.sample.loss[1]
+    assert "is that of the whole text" not in said(found)
+    assert f"{found.sample.windows} of {found.sample.of} windows" in said(found)
+    assert "1 % of all or more" in said(found)
+
+
+@pytest.mark.parametrize("loss", [lambda c, t: 3.0, lambda c, t: 800.0])
+def test_all_windows_need_no_assumption(loss):
+    assert said(run(0.1, model=BytesModel(loss), task=Text(2))).endswith("is that of the whole text")
+
+
+def test_narrow_bounds_and_small_precisions_are_told_apart():
+    import msgspec
+
+    found = run(0.1, task=Text(200))
+    sample = msgspec.structs.replace(found.sample, precision=0.000004, perplexity=(20.12345678, 20.12346012))
+    line = said(msgspec.structs.replace(found, sample=sample))
+    assert "20.123457 to 20.12346 " in line
+    assert "0.0004 %" in line
+
+
+@pytest.mark.parametrize("times", [0.5, 2.0])
+def test_a_sign_that_all_windows_settle_needs_no_assumption(plugin, tmp_path, times):
+    (tmp_path / "few.txt").write_text("hello there")
+    models = ["compare", plugin, "-m", "bytes", "-m", f"bytes:times={times}", "-t", f"text:{tmp_path / 'few.txt'}"]
+    result = command(*models, "--until-decided")
+    assert "settled by all 1 windows" in result.stdout
+    assert ("better" if times < 1 else "worse") in result.stdout
+    assert "holds if" not in result.stdout
+
+
+def test_models_that_score_other_tokens_of_one_window_are_not_paired():
+    class Later(type(load_plugins().protocol(PROTOCOL))):
+        def windows(self, tokens, split=""):
+            return [dataclasses.replace(w, start=w.start + (len(w.ids) > 9)) for w in super().windows(tokens, split)]
+
+    model = BytesModel()
+    first = load_plugins().protocol(PROTOCOL).bind(model)
+    other = Later(**{f.name: getattr(first, f.name) for f in dataclasses.fields(first)})
+    plans = tuple(plan_windows(model, list(Text(20).documents()), protocol) for protocol in (first, other))
+    with pytest.raises(UsageError, match="same windows"):
+        until_decided((scorer_for(model, None, None),) * 2, plans, 0)
+
+
+def test_scores_that_are_recalled_stop_at_the_same_window(tmp_path):
+    """Cold, warm, and after a run of the whole text, whose batches were others."""
+    text, model, found = Text(100), load_plugins().model(MODEL), []
+    for folder in ("one", "two"):
+        with ScoreCache(tmp_path / folder) as cache:
+            if folder == "two":
+                evalgpt.evaluate(model, text, PROTOCOL, cache=cache)
+            found += [run(0.2, task=text, model=model, cache=cache, rarest=0.1) for _ in range(2)]
+    cold, warm, *after = found
+    assert cold.sample == warm.sample
+    for other in after:
+        assert (other.sample.windows, other.sample.tokens) == (cold.sample.windows, cold.sample.tokens)
+        assert other.sample.loss == pytest.approx(cold.sample.loss, abs=1e-6)
+    assert cold.sample.windows < cold.sample.of
+
+
+def test_reports_of_a_part_are_compared_as_such_and_gate_nothing(tmp_path):
+    for name, times in (("a", 1.0), ("b", 1.1)):
+        model = BytesModel(lambda c, t, times=times: times * hashed_loss(c, t))
+        model.fingerprint = name
+        write_report(evalgpt.make_report([run(0.4, task=Text(150), model=model)]), str(tmp_path / f"{name}.json"))
+    reports = [tmp_path / "a.json", tmp_path / "b.json"]
+    result = command("compare", *reports)
+    assert result.exit_code == 0
+    assert "only what was scored is compared" in result.stderr
+    result = command("compare", *reports, "--fail-if-worse", "1")
+    assert result.exit_code == 2
+    assert "--fail-if-worse is of whole texts" in result.stderr

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from evalgpt import sequential
 from evalgpt.sequential import Interval, Sequential, decided, half_width, order, precise_enough
+from evalgpt.statistics import t_half_width
+from evalgpt.strata import BOUNDARY_LEVEL, design
 
 
 def text(seed, count=300, spread=0.25, unequal=False):
@@ -94,6 +97,73 @@ def stratified(y, n, strata, count):
     found = Sequential(len(y), float(np.sum(n)), first=count, strata=strata)
     assert found.extend(np.asarray(y[:count], float), np.asarray(n[:count], float))
     return found.interval()
+
+
+def leaving(looks, u, critical):
+    """P(Brownian motion stays within c sqrt(u) at each of ``looks`` (u, c), and leaves at ``u``), by Simpson's rule."""
+    normal, before, at, mass = NormalDist(), 0.0, np.zeros(1), np.ones(1)
+    cdf = np.vectorize(normal.cdf)
+    for time, c in looks:
+        edge = c * math.sqrt(time)
+        x = np.linspace(-edge, edge, 801)
+        density = np.exp(-((x[:, None] - at) ** 2) / (2 * (time - before))) @ mass
+        simpson = np.where(np.arange(801) % 2, 4.0, 2.0)
+        simpson[[0, -1]] = 1
+        mass = density / math.sqrt(2 * math.pi * (time - before)) * simpson * (x[1] - x[0]) / 3
+        before, at = time, x
+    edge, sigma = critical * math.sqrt(u), math.sqrt(u - before)
+    return float(mass @ (cdf((at - edge) / sigma) + cdf((-edge - at) / sigma)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stopped_interval_computed_again_from_its_definition(seed):
+    """Strata, unequal weights and looks that spent before: sums over windows, one formula a line."""
+    rng, total, precision = np.random.default_rng(seed), 300, 0.03 + 0.01 * seed
+    weight, covariate = np.ceil(60 * rng.lognormal(0, 0.4, total)), rng.standard_normal(total)
+    loss = (3 + 0.3 * covariate + 0.25 * (rng.gamma(4, size=total) - 4)) * weight
+    drawn = design(covariate, seed, 0.05)
+    found = Sequential(total, weight.sum(), BOUNDARY_LEVEL, half_width(precision), drawn.first, drawn.strata)
+    steps, step = [], found._exits.step
+    found._exits.step = lambda u, spend: steps.append((u, step(u, spend), spend)) or steps[-1][1]
+    seen = next(
+        k
+        for k, i in enumerate(drawn.order, 1)
+        if found.add(loss[i], weight[i]) and precise_enough(found.interval(), precision)
+    )
+    assert seen < total
+
+    strata = [[i for i, s in zip(drawn.order[:seen], drawn.strata, strict=False) if s == h] for h in range(drawn.count)]
+    sizes = np.bincount(drawn.strata)
+    expand = {i: size / len(own) for own, size in zip(strata, sizes, strict=True) for i in own}
+    ratio = sum(expand[i] * loss[i] for i in expand) / sum(expand[i] * weight[i] for i in expand)
+    errors, freedoms, parts, residuals = [], [], [], []
+    for own, size in zip(strata, sizes, strict=True):
+        share = weight[own] / weight[own].sum()
+        residual = loss[own] - ratio * weight[own]
+        residual -= residual.mean()
+        parts.append(size * (size - len(own)) / len(own))  # N squared over n, times the finite-population correction
+        errors.append(parts[-1] * np.mean(residual**2 / (1 - share)))
+        freedoms.append(1 / sum(share**2) - 1)
+        residuals += residual.tolist()
+    extreme = max(residuals, key=abs)
+    error = math.sqrt(sum(errors) + extreme**2 * sum(parts) / seen) / weight.sum()
+    freedom = sum(errors) ** 2 / sum(e**2 / f for e, f in zip(errors, freedoms, strict=True))
+    x = np.array([*residuals, extreme]) - np.mean([*residuals, extreme])
+    n = len(x)
+    skew = abs(np.mean(x**3) / np.mean(x**2) ** 1.5 * math.sqrt(n * (n - 1)) / (n - 2)) + 2 * math.sqrt(6 / n)
+
+    *before, (u, critical, spent) = steps
+    assert u == seen / (total - seen)
+    assert spent == pytest.approx(0.04)
+    earlier = before[-1][2] if before else 0.0
+    assert leaving([b[:2] for b in before], u, critical) == pytest.approx(0.04 - earlier, rel=1e-6)
+    f = seen / total
+    size = sum(expand[i] * weight[i] for i in expand) ** 2 / sum((expand[i] * weight[i]) ** 2 for i in expand)
+    per = ((1 - f) / 2 + (2 - f) * (critical**2 - 1) / 6) / math.sqrt(size * (1 - f))
+    half = (t_half_width(2 * NormalDist().cdf(critical) - 1, freedom) + per * skew) * error
+    interval = found.interval()
+    assert interval.estimate == pytest.approx(ratio, rel=1e-12)
+    assert (interval.high - ratio, ratio - interval.low) == pytest.approx((half, half), rel=1e-9)
 
 
 def test_strata_that_explain_everything_leave_no_error():
