@@ -16,6 +16,9 @@ WIDE = 0.3
 """Share of NULs from which on a text is UTF-16 read as UTF-8: half of UTF-16's bytes are NUL where a text is English,
 and no text has so many of its own."""
 
+WIDEST = 0.6
+"""Share of NULs from which on it is UTF-32: three quarters of its bytes are NUL."""
+
 
 @dataclass(slots=True)
 class Holders:
@@ -66,11 +69,13 @@ class TextFaults:
     def messages(self) -> Iterator[tuple[str, str]]:
         """Name and message of each fault."""
         if self.nuls.times > WIDE * self.characters:
+            bits = 32 if self.nuls.times > WIDEST * self.characters else 16
             order = "LE" if self.nuls.at % 2 else "BE"
             yield (
-                "utf16",
-                f"{self.nuls.times} of {self.characters} characters are NUL, first in {self._where(self.nuls)}: UTF-16 "
-                f"without a byte-order mark, read as UTF-8; convert it with iconv -f UTF-16{order} -t UTF-8",
+                f"utf{bits}",
+                f"{self.nuls.times} of {self.characters} characters are NUL, first in {self._where(self.nuls)}: "
+                f"UTF-{bits} without a byte-order mark, read as UTF-8; convert it with "
+                f"iconv -f UTF-{bits}{order} -t UTF-8",
             )
         elif self.nuls.times:
             yield "nul", f"{self._held(self.nuls)} NUL characters, which are scored: is it text, and is it whole?"
@@ -78,7 +83,7 @@ class TextFaults:
             yield (
                 "byte_order_mark",
                 f"{self._held(self.marks)} U+FEFF, the byte-order mark, which is scored as a character of the text; "
-                f"remove it, for example with sed '1s/^\\xEF\\xBB\\xBF//'",
+                f"remove it, for example with sed $'s/\\xEF\\xBB\\xBF//g'",
             )
         if self.repeats:
             kind = "documents" if self.units == self.documents else "groups of documents"

@@ -11,6 +11,7 @@ import lzma
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import IO, Any
 from evalgpt.core import EvaluationError, UsageError
 
 __all__ = [
+    "CARRIAGE_RETURNS",
     "DAMAGED",
     "RECORDS",
     "Absent",
@@ -26,6 +28,7 @@ __all__ = [
     "is_compressed",
     "is_parquet",
     "kind_of",
+    "load_json",
     "no_text",
     "open_text",
     "records_of_csv",
@@ -132,6 +135,35 @@ def open_text(file: Any, name: str) -> IO[bytes]:
 Record = tuple[str, object]
 """Where a record is, as "line 3" or "row 3", and what it is."""
 
+REPEATED = object()
+"""The value of a field that a record has more than once: readers disagree on which counts."""
+
+CARRIAGE_RETURNS = "its lines end in carriage returns alone; convert it with tr '\\r' '\\n'"
+
+DIGITS = 4300
+"""Digits of an integer that Python reads; JSON has no limit, and such a number is no text anyway."""
+
+
+def load_json(text: str) -> object:
+    """The value that ``text`` holds, as :func:`json.loads`; a key that an object has twice is :data:`REPEATED`.
+
+    Raises:
+        ValueError: it is not JSON. RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(key for key, _ in pairs)
+        found |= {key: REPEATED for key in found if times[key] > 1}
+    return found
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) <= DIGITS else math.inf
+
 
 def records_of_json(parts: Iterable[str], path: str) -> Iterator[Record]:
     """The elements of a JSON array, or the lines of what is JSON Lines by another name.
@@ -141,12 +173,12 @@ def records_of_json(parts: Iterable[str], path: str) -> Iterator[Record]:
     """
     text = "".join(parts).removeprefix("\ufeff")
     try:
-        found = json.loads(text)
+        found = load_json(text)
     except RecursionError:
         raise EvaluationError(f"{path} is nested too deep to be read as JSON") from None
     except ValueError as error:
         try:
-            lines = [(f"line {n}", json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+            lines = [(f"line {n}", load_json(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         except (ValueError, RecursionError):
             raise EvaluationError(
                 f"{path} is not JSON: {error}; any file is read as it is with text:- < FILE"
@@ -168,16 +200,29 @@ def records_of_csv(lines: Iterable[str], path: str) -> Iterator[Record]:
     feed = (f"{line.removeprefix(chr(0xFEFF)) if n == 0 else line}\n" for n, line in enumerate(lines))
     delimiter = "\t" if suffix_of(path) == ".tsv" else ","
     rows = csv.DictReader(feed, delimiter=delimiter, strict=True)
-    before = 1
+    before = 0
     try:
+        names = next((row for row in rows.reader if any(cell.strip() for cell in row)), [])
+        rows.fieldnames = names
+        repeated = {name: REPEATED for name in names if names.count(name) > 1}
+        before = rows.reader.line_num
         for record in rows:
             where = f"line {before + 1}"
             if None in record:
-                raise EvaluationError(f"{path}, {where} has more cells than the {len(rows.fieldnames or ())} of line 1")
-            yield where, record
-            before = rows.line_num
+                raise EvaluationError(f"{path}, {where} has more cells than the {len(names)} of line 1")
+            yield where, {name: cell for name, cell in record.items() if cell is not None} | repeated
+            before = rows.reader.line_num
     except csv.Error as error:
-        raise EvaluationError(f"{path}, line {rows.line_num} cannot be read as CSV: {error}") from None
+        raise EvaluationError(
+            f"{path}: the row at line {before + 1} cannot be read as CSV: {_csv_reason(error)}"
+        ) from None
+
+
+def _csv_reason(error: csv.Error) -> str:
+    reason = str(error)
+    if reason.startswith("new-line character"):
+        return CARRIAGE_RETURNS
+    return "a quote is opened and never closed" if reason == "unexpected end of data" else reason
 
 
 def records_of_parquet(path: str, field: str) -> Iterator[Record]:
@@ -239,6 +284,8 @@ def text_of(record: object, field: str, where: str) -> str | Absent:
         return value
     if value is None:
         return Absent.NULL
+    if value is REPEATED:
+        raise EvaluationError(f"{where} has the field {what!r} more than once; one is wanted")
     if isinstance(value, float) and math.isnan(value):
         return Absent.NAN
     advice = " (a number that is a text stands in quotes)" if isinstance(value, (int, float)) else ""

@@ -45,6 +45,8 @@ def verdicts(*texts, long=0):
         (["A text", "another\ufeff one, \ufeff two"], "byte_order_mark", ["1 of 2", "d1 at character 7"]),
         (["A text", "another wi\0th a few\0"], "nul", ["1 of 2 documents", "d1 at character 10"]),
         (["A text".encode("utf-16-le").decode()], "utf16", ["iconv -f UTF-16LE -t UTF-8"]),
+        (["A text".encode("utf-32-le").decode()], "utf32", ["iconv -f UTF-32LE -t UTF-8"]),
+        (["A text".encode("utf-32-be").decode()], "utf32", ["iconv -f UTF-32BE -t UTF-8"]),
         (["A text".encode("utf-16-be").decode()], "utf16", ["iconv -f UTF-16BE -t UTF-8"]),
         (["A text", "another", "A text", "A text"], "repeated_documents", ["2 of 4", "d2 repeats d0"]),
     ],

@@ -74,8 +74,8 @@ def test_each_real_file_is_read_once_under_its_own_name(inside):
     os.link(inside / "b.txt", inside / "c.txt")
     task = PLUGINS.task("text:in")
     assert [document.id for document in task.documents()] == ["a.txt", "b.txt"]
-    assert any("2 more names" in note for note in task.notes)
-    assert any("2 more names" in note for note in evaluate(BytesModel(uniform_loss), task).notes)
+    assert any("2 names" in note and "0.txt (the same file as" in note for note in task.notes)
+    assert any("2 names" in note for note in evaluate(BytesModel(uniform_loss), task).notes)
 
 
 @pytest.mark.parametrize(
