@@ -1,11 +1,12 @@
-"""What is wrong with the texts themselves: byte-order marks, NULs, UTF-16 read as UTF-8, documents that repeat."""
+"""What is wrong with the texts: byte-order marks, NULs, UTF-16 read as UTF-8, repeats, changes by the tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from evalgpt.core import Row
+from evalgpt.core import Model, Row
+from evalgpt.normalising import change_of
 from evalgpt.repeats import contents_of, originals_of
 
 __all__ = ["TextFaults", "faults_of"]
@@ -43,7 +44,7 @@ class Holders:
 @dataclass(slots=True)
 class TextFaults:
     """Counted while documents are read; ``repeats`` of ``units`` (documents, or groups of them) are copies, as ``copy``
-    is of ``original``."""
+    is of ``original``. ``changed`` documents are others to the model, as ``change`` says of the first."""
 
     documents: int = 0
     units: int = 0
@@ -53,6 +54,8 @@ class TextFaults:
     repeats: int = 0
     copy: str = ""
     original: str = ""
+    changed: int = 0
+    change: str = ""
 
     def see(self, name: str, text: str, before: int = 0) -> None:
         """Take in ``text``, a part of the document ``name`` behind ``before`` characters."""
@@ -65,6 +68,12 @@ class TextFaults:
         if not self.repeats:
             self.copy, self.original = copy, original
         self.repeats += 1
+
+    def see_change(self, name: str, change: tuple[str, str]) -> None:
+        """Take in that the document ``name`` has the first excerpt, in whose place the model reads the second."""
+        if not self.changed:
+            self.change = f"{name}: {change[0]} is read as {change[1]}"
+        self.changed += 1
 
     def messages(self) -> Iterator[tuple[str, str]]:
         """Name and message of each fault."""
@@ -85,6 +94,12 @@ class TextFaults:
                 f"{self._held(self.marks)} U+FEFF, the byte-order mark, which is scored as a character of the text; "
                 f"remove it, for example with sed $'s/\\xEF\\xBB\\xBF//g'",
             )
+        if self.changed:
+            yield (
+                "changed_text",
+                f"the tokenizer changes {self.changed} of {self.documents} documents before they are scored, first "
+                f"{self.change}; bits per byte and perplexity per word count the text as it was",
+            )
         if self.repeats:
             kind = "documents" if self.units == self.documents else "groups of documents"
             yield (
@@ -102,12 +117,19 @@ class TextFaults:
         return f"{holders.first} at character {holders.at}"
 
 
-def faults_of(rows: Sequence[Row]) -> TextFaults:
-    """The faults of the documents of ``rows``; a group of documents, such as a minimal pair, is a repeat as a whole."""
+def faults_of(model: Model, rows: Sequence[Row]) -> TextFaults:
+    """The faults of the documents of ``rows``, tokenized by ``model``; a group of documents, such as a minimal pair, is
+    a repeat as a whole."""
     found = TextFaults()
     documents = {row.document.id: row.document for row in rows}
     for document in documents.values():
         found.see(document.id, document.context + document.text)
+    changed: set[str] = set()
+    for row in rows:
+        name = row.document.id
+        if name not in changed and (change := change_of(model, row.document.context + row.text, row.ids)):
+            found.see_change(name, change)
+            changed.add(name)
     contents = contents_of(rows)
     found.documents, found.units = len(documents), len({name for name, _ in contents})
     seen: set[str] = set()

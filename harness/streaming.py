@@ -32,6 +32,7 @@ from evalgpt.metrics import (
     token_bytes,
     uncertainty_of,
 )
+from evalgpt.normalising import change_of
 from evalgpt.protocols import Protocol
 from evalgpt.words import word_starts
 
@@ -247,7 +248,7 @@ class _Text:
         self.digest = hashlib.sha256()
         self.tokens = self.at = self.scores = self.characters = 0
         self.nll = 0.0
-        self.inside = False
+        self.inside = self.changed = False
         self.waiting = np.empty((0, 2))
 
     def ids(self) -> Iterator[int]:
@@ -256,6 +257,9 @@ class _Text:
             data = text.encode()
             self.digest.update(data)
             self.counts.faults.see(self.document.id, text, self.characters)
+            if not self.changed and (change := change_of(self.counts.model, text, encoding.ids)):
+                self.counts.faults.see_change(self.document.id, change)
+                self.changed = True
             self.characters += len(text)
             self.counts.characters += len(text)
             self.counts.bytes_read += len(data)
