@@ -53,10 +53,15 @@ ADVICE = {
     "UTF-16 text": "convert it with iconv -f UTF-16 -t UTF-8",
     "PDF document": "convert it to text, for example with pdftotext",
     "zip archive (also docx, xlsx, epub, npz and torch's checkpoints)": "unpack it and give the text in it",
+    "tar archive": "unpack it and give the text in it",
+    "gzip, bzip2 or xz file within one": "unpack it once",
     "zstd file": "unpack it with zstd -d",
     "Parquet file": "give it by its path: it is not read from standard input or within a compressed file",
 }
 """What to do about files that are not texts; most need a text in their place."""
+
+HEAD = 512
+"""Bytes that tell what a file is; tar's mark is the last to come."""
 
 MAGIC = (
     ("UTF-32 text", rb"\xff\xfe\0\0|\0\0\xfe\xff"),
@@ -64,6 +69,7 @@ MAGIC = (
     ("Parquet file", rb"PAR1\x15"),
     ("PDF document", rb"%PDF-"),
     ("zip archive (also docx, xlsx, epub, npz and torch's checkpoints)", rb"PK(\x03\x04|\x05\x06)"),
+    ("gzip, bzip2 or xz file within one", rb"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0"),
     ("zstd file", rb"\x28\xb5\x2f\xfd"),
     ("7z archive", rb"7z\xbc\xaf\x27\x1c"),
     ("SQLite database", rb"SQLite format 3\0"),
@@ -73,6 +79,7 @@ MAGIC = (
     ("NumPy array", rb"\x93NUMPY"),
     ("HDF5 file", rb"\x89HDF"),
     ("Arrow file", rb"ARROW1\0\0|\xff{4}.{2}\0\0\x10\0"),
+    ("tar archive", rb".{257}ustar"),
     ("PNG image", rb"\x89PNG"),
     ("JPEG image", rb"\xff\xd8\xff"),
     ("GIF image", rb"GIF8[79]a.{4}[\0\x80-\xff]"),
@@ -119,16 +126,17 @@ def open_text(file: Any, name: str) -> IO[bytes]:
         EvaluationError: it is not a text in UTF-8 but something else, which the message names.
     """
     reader = io.BufferedReader(file)
-    head = reader.peek(64)
+    head = reader.peek(HEAD)
     for compressor, magic in COMPRESSED.items():
         if head.startswith(magic):
             opened: Any = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}[compressor]
             reader = io.BufferedReader(opened(fileobj=reader) if compressor == "gzip" else opened(reader))
-            head = reader.peek(64)
+            head = reader.peek(HEAD)
             break
-    kind = kind_of(head[:64])
+    kind = kind_of(head[:HEAD])
     if kind is not None:
-        raise EvaluationError(f"{name} is not UTF-8: it is {kind}; {ADVICE.get(kind, 'a text is wanted')}")
+        article = "an" if kind[0] in "Ao" or kind.startswith("HDF5") else "a"
+        raise EvaluationError(f"{name} is not UTF-8: it is {article} {kind}; {ADVICE.get(kind, 'a text is wanted')}")
     return reader
 
 

@@ -18,7 +18,7 @@ from evalgpt.core import Document, EvaluationError, Row, Task, UsageError
 from evalgpt.finding import Found, files_of_glob
 from evalgpt.hooks import Register, hookimpl
 from evalgpt.tasks.formats import Absent, text_of
-from evalgpt.tasks.reading import Unchanged, jsonl, read_text, shown
+from evalgpt.tasks.reading import Unchanged, jsonl, looking_at, read_text, shown
 
 __all__ = ["MinimalPairs", "make_minimal_pairs", "wilson"]
 
@@ -153,7 +153,8 @@ def make_minimal_pairs(
     """Minimal pairs as BLiMP's, minimal-pairs:PATH (JSONL file or folder) or :PARADIGM of BLiMP in $EVALGPT_DATA."""
     if good == bad:
         raise UsageError(f"task 'minimal-pairs': good and bad are both the field {good!r}")
-    return MinimalPairs(_find(argument, hidden), good, bad)
+    with looking_at(argument):
+        return MinimalPairs(_find(argument, hidden), good, bad)
 
 
 def _find(argument: str | None, hidden: bool) -> Found:

@@ -13,7 +13,7 @@ from pathlib import Path
 from evalgpt.core import Document, EvaluationError, Task, UsageError
 from evalgpt.hooks import Register, hookimpl
 from evalgpt.tasks.formats import Absent, text_of
-from evalgpt.tasks.reading import Unchanged, jsonl, read_once, read_text
+from evalgpt.tasks.reading import Unchanged, jsonl, looking_at, read_once, read_text
 
 __all__ = ["Pairs", "make_pairs"]
 
@@ -108,9 +108,10 @@ def _before(given: str, target: str) -> str | None:
 
 def make_pairs(argument: str | None) -> Task:
     """The lecture's two sentence pairs, six predicted tokens; or your own with pairs:FILE (JSONL or TSV)."""
-    if argument is not None and argument != "-" and (not Path(argument).exists() or Path(argument).is_dir()):
-        raise UsageError(f"task 'pairs': there is no file {argument}")
-    return Pairs(argument)
+    with looking_at(argument):
+        if argument is not None and argument != "-" and (not Path(argument).exists() or Path(argument).is_dir()):
+            raise UsageError(f"task 'pairs': there is no file {argument}")
+        return Pairs(argument)
 
 
 @hookimpl

@@ -14,7 +14,18 @@ from typing import IO
 from evalgpt.core import EvaluationError, UsageError
 from evalgpt.tasks.formats import CARRIAGE_RETURNS, DAMAGED, load_json, open_text
 
-__all__ = ["EmptyError", "Unchanged", "jsonl", "lines_of", "read_once", "read_parts", "read_text", "shown"]
+__all__ = [
+    "EmptyError",
+    "Unchanged",
+    "jsonl",
+    "lines_of",
+    "looking_at",
+    "named",
+    "read_once",
+    "read_parts",
+    "read_text",
+    "shown",
+]
 
 PART = 1 << 20
 
@@ -49,7 +60,7 @@ def read_text(path: str | Path) -> str:
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
     """The file or standard input, decompressed, and its name; errors of opening and reading in one line."""
-    name = "standard input" if path == "-" else path
+    name = named(path)
     try:
         with ExitStack() as stack:
             raw: IO[bytes] = sys.stdin.buffer if path == "-" else stack.enter_context(Path(path).open("rb"))
@@ -62,6 +73,21 @@ def _opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
         if error.errno is None:  # bz2's word for data that is not bzip2
             raise EvaluationError(f"{name} is damaged, and cannot be decompressed: {error}") from None
         raise UsageError(f"cannot read {name}: {error.strerror}") from None
+
+
+def named(path: str) -> str:
+    """What messages call ``path``, of which ``-`` is standard input."""
+    return "standard input" if path == "-" else path
+
+
+@contextmanager
+def looking_at(path: str | None) -> Iterator[None]:
+    """Turns what the system says of a path that cannot be looked at (no permission, too long) into a UsageError."""
+    try:
+        yield
+    except OSError as error:
+        short = f"{path[:60]}..." if path is not None and len(path) > 255 else path
+        raise UsageError(f"cannot look for {short}: {error.strerror}") from None
 
 
 class EmptyError(EvaluationError):

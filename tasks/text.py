@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,18 @@ from evalgpt.tasks.formats import (
     suffix_of,
     text_of,
 )
-from evalgpt.tasks.reading import EmptyError, Unchanged, jsonl, lines_of, read_once, read_parts, read_text, shown
+from evalgpt.tasks.reading import (
+    EmptyError,
+    Unchanged,
+    jsonl,
+    lines_of,
+    looking_at,
+    named,
+    read_once,
+    read_parts,
+    read_text,
+    shown,
+)
 
 __all__ = ["Text", "make_text"]
 
@@ -94,7 +106,7 @@ class Text(Task):
         long = self.long and kept is None
         parts = read_parts(path) if long else [read_text(path) if kept is None else kept]
         if not any(part.strip() for part in parts):  # of a long text, the first part with something in it is enough
-            raise EmptyError(f"{path} holds only white space")
+            raise EmptyError(f"{named(path)} holds only white space")
         if long:
             yield Document(self._id(path), "", parts=partial(read_parts, path))
         else:
@@ -146,7 +158,10 @@ def make_text(argument: str | None, *, field: str | None = None, hidden: bool = 
     """Your own text, text:PATH: file, folder, glob, - for stdin; JSONL, JSON, CSV, TSV, Parquet by field=NAME."""
     if argument is None:
         raise UsageError("task 'text' needs a path: text:book.txt, text:folder, text:'*.txt', or text:- to read stdin")
-    found = _find(argument, hidden)
+    if field == "":
+        raise UsageError("task 'text': field= names no field of the records")
+    with looking_at(argument):
+        found = _find(argument, hidden)
     if field is not None and not any(_holds_records(path) for path in found.files):
         raise UsageError(f"task 'text': field={field} is for records ({', '.join(RECORDS)}), and {argument} has none")
     options = Options(field or "text", hidden, skip)
@@ -158,11 +173,7 @@ def _find(argument: str, hidden: bool) -> Found:
     if argument == "-" or path.is_file():
         return Found([argument])
     if path.is_dir():
-        found = files_in_folder(path, lambda file: file.suffix in SUFFIXES, hidden=hidden)
-        if not found.files:
-            ask = "" if hidden else f"; hidden files and folders are read with text:{argument},hidden=true"
-            raise EvaluationError(f"the folder {argument} holds no text; looked for {', '.join(SUFFIXES)}{ask}")
-        return found
+        return _find_in_folder(path, hidden)
     if path.exists():  # a pipe, as in text:<(zcat book.gz)
         return Found([argument])
     if not has_wildcard(argument):
@@ -172,11 +183,30 @@ def _find(argument: str, hidden: bool) -> Found:
         )
     found = files_of_glob(argument, hidden=hidden)
     if not found.files:
-        only = (
-            found.notes[0] if found.notes else "a folder is named without a wildcard, or searched with folder/**/*.txt"
-        )
-        raise UsageError(f"nothing matches {argument}; {only}")
+        ask = f"the files in a folder are matched by FOLDER/*, and all the way down by FOLDER{os.sep}**{os.sep}*"
+        raise UsageError(f"no file matches {argument}; {found.notes[0] if found.notes else ask}")
     return found
+
+
+def _find_in_folder(folder: Path, hidden: bool) -> Found:
+    def by_name(file: Path) -> bool:
+        return file.suffix.lower() in SUFFIXES
+
+    def by_glob_only(file: Path) -> bool:
+        return not by_name(file) and suffix_of(str(file)) in (*SUFFIXES, *RECORDS)
+
+    found = files_in_folder(folder, by_name, hidden=hidden)
+    others = files_in_folder(folder, by_glob_only, hidden=hidden).files
+    if others:
+        count = f"{len(others)} files of other kinds, such as {others[0]}" if others[1:] else others[0]
+        glob = folder / "**" / f"*{Path(others[0]).suffix}"
+        found.notes.append(shown(f"left out {count}; a glob reads them: text:'{glob}'"))
+    if found.files:
+        return found
+    why = found.notes or [f"looked for {', '.join(SUFFIXES)}"]
+    if not hidden and files_in_folder(folder, by_name, hidden=True).files:
+        why.append(f"hidden files and folders are read with text:{folder},hidden=true")
+    raise EvaluationError(f"the folder {folder} holds no text; {'; '.join(why)}")
 
 
 @hookimpl

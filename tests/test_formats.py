@@ -8,6 +8,7 @@ import os
 import pickle
 import sqlite3
 import sys
+import tarfile
 import threading
 import zipfile
 
@@ -331,3 +332,50 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, spec):
     written(path, line)
     with pytest.raises(EvaluationError, match="changed while"):
         list(reading_again.documents())
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_a_tar_archive_is_named(tmp_path, mode):
+    written(tmp_path / "a.txt", PROSE)
+    with tarfile.open(tmp_path / "t.txt", mode) as archive:
+        archive.add(tmp_path / "a.txt", "a.txt")
+    assert "a tar archive" in refused(tmp_path / "t.txt")
+
+
+def test_what_is_compressed_twice_is_named(tmp_path):
+    assert "within one" in refused(written(tmp_path / "a.txt.gz", gzip.compress(gzip.compress(PROSE.encode()))))
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_wrong_request():
+    for spec in ("text", "pairs", "minimal-pairs"):
+        with pytest.raises(UsageError, match="name too long"):
+            PLUGINS.task(f"{spec}:{'x' * 300}")
+
+
+def test_an_empty_field_is_none(tmp_path):
+    with pytest.raises(UsageError, match="field="):
+        task(written(tmp_path / "r.jsonl", '{"text": "one"}'), "field=")
+
+
+def test_a_path_that_looks_like_an_option_is_told_how_to_be_written(tmp_path):
+    path = written(tmp_path / "a,field=b.txt", "one")
+    with pytest.raises(UsageError) as raised:
+        task(path)
+    spec = str(raised.value).rpartition("as in ")[2]
+    assert [document.text for document in PLUGINS.task(spec).documents()] == ["one"]
+
+
+def test_a_folder_is_searched_whatever_the_case_and_says_what_it_leaves_out(tmp_path):
+    written(tmp_path / "A.TXT", "one")
+    written(tmp_path / "notes.log", "no text by its name")
+    assert task(tmp_path).notes == []
+    for name in ("b.txt.gz", "c.csv"):
+        written(tmp_path / name, "text\ntwo")
+    found = task(tmp_path)
+    assert [document.id for document in found.documents()] == ["A.TXT"]
+    assert len(found.notes) == 1
+    assert "2 files" in found.notes[0]
+    assert "b.txt.gz" in found.notes[0]
+    (tmp_path / "A.TXT").unlink()
+    assert "b.txt.gz" in refused(tmp_path)
+    assert texts(f"{tmp_path}/**/*.csv") == ["two"]

@@ -307,7 +307,7 @@ def test_a_folder_without_text_says_what_was_looked_for(tmp_path):
     [
         ("text", "needs a path"),
         ("text:nothere.txt", "there is no file or folder nothere.txt"),
-        ("text:nothere-*.txt", "nothing matches nothere-*.txt"),
+        ("text:nothere-*.txt", "no file matches nothere-*.txt"),
     ],
 )
 def test_a_path_that_is_not_there_is_refused(spec, says):
