@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evalgpt.core import UsageError
 
-__all__ = ["Found", "files_in_folder", "files_of_glob", "has_wildcard"]
+__all__ = ["Found", "files_in_folder", "files_of_glob", "has_wildcard", "would_match"]
 
 _WILDCARD = re.compile(r"[*?[]")
 
@@ -54,6 +54,27 @@ def files_of_glob(pattern: str, *, hidden: bool = False) -> Found:
     parts = Path(pattern).parts
     first = next(i for i, part in enumerate(parts) if has_wildcard(part))
     return _each_once(_matches(Path(*parts[:first]), parts[first:], hidden))
+
+
+def would_match(pattern: str, path: str) -> bool:
+    """Whether a file written at ``path``, where there is none yet, would be one of the glob ``pattern``."""
+    parts = Path(pattern).parts
+    first = next((i for i, part in enumerate(parts) if has_wildcard(part)), len(parts))
+    folder, target = (os.path.realpath(name) for name in (Path(*parts[:first]), path))
+    try:
+        names = Path(target).relative_to(folder).parts
+    except ValueError:
+        return False
+    return _names_match(names, parts[first:])
+
+
+def _names_match(names: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        rest = parts[1:] or ("*",)
+        return any(_names_match(names[n:], rest) for n in range(len(names)))
+    return bool(names) and fnmatch.fnmatch(names[0], parts[0]) and _names_match(names[1:], parts[1:])
 
 
 def _matches(folder: Path, parts: tuple[str, ...], hidden: bool) -> Iterator[Path]:

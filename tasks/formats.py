@@ -26,6 +26,7 @@ __all__ = [
     "Absent",
     "Record",
     "is_compressed",
+    "is_json_object",
     "is_parquet",
     "kind_of",
     "load_json",
@@ -109,6 +110,18 @@ def is_compressed(path: str) -> bool:
 def is_parquet(path: str) -> bool:
     """Whether the file is Parquet, whatever its name."""
     return _begins(path, (b"PAR1\x15",))
+
+
+def is_json_object(path: str) -> bool:
+    """Whether the file, by its name and its first line, is one JSON object over several lines, such as a report of
+    evalgpt: it holds no records."""
+    if suffix_of(path) != ".json" or is_compressed(path):
+        return False
+    try:
+        with Path(path).open("rb") as file:
+            return file.readline(64).strip() == b"{"
+    except OSError:
+        return False
 
 
 def _begins(path: str, magic: tuple[bytes, ...]) -> bool:

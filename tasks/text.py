@@ -15,6 +15,7 @@ from evalgpt.tasks.formats import (
     RECORDS,
     Record,
     is_compressed,
+    is_json_object,
     is_parquet,
     no_text,
     records_of_csv,
@@ -193,7 +194,8 @@ def _find_in_folder(folder: Path, hidden: bool) -> Found:
         return file.suffix.lower() in SUFFIXES
 
     def by_glob_only(file: Path) -> bool:
-        return not by_name(file) and suffix_of(str(file)) in (*SUFFIXES, *RECORDS)
+        kinds = (*SUFFIXES, *RECORDS)
+        return not by_name(file) and suffix_of(str(file)) in kinds and not is_json_object(str(file))
 
     found = files_in_folder(folder, by_name, hidden=hidden)
     others = files_in_folder(folder, by_glob_only, hidden=hidden).files

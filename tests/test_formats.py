@@ -369,6 +369,8 @@ def test_a_folder_is_searched_whatever_the_case_and_says_what_it_leaves_out(tmp_
     written(tmp_path / "A.TXT", "one")
     written(tmp_path / "notes.log", "no text by its name")
     assert task(tmp_path).notes == []
+    written(tmp_path / "report.json", '{\n  "schema": 1}')
+    assert task(tmp_path).notes == []
     for name in ("b.txt.gz", "c.csv"):
         written(tmp_path / name, "text\ntwo")
     found = task(tmp_path)
