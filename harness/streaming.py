@@ -176,7 +176,7 @@ class _Counts:
         self.lines = hashlib.sha256()
         self.only = ""
         self.faults = TextFaults()
-        self.first: dict[str, _Text] = {}  # by the hash of the text
+        self.first: dict[str, tuple[int, str]] = {}  # number and id by the hash of the text, which is not kept
         self.copies: list[int] = []  # how many texts are each text; 0 for those that repeat an earlier one
 
     def result(self, protocol: Protocol, encoding: float, scoring: float) -> Streamed:
@@ -220,12 +220,12 @@ class _Counts:
 
     def see(self, text: _Text) -> None:
         """Take in that ``text`` is read, whose hash is ``only``."""
-        original = self.first.setdefault(self.only, text)
+        number, name = self.first.setdefault(self.only, (text.number, text.document.id))
         self.copies.append(0)
-        self.copies[original.number] += 1
+        self.copies[number] += 1
         self.faults.documents = self.faults.units = self.documents
-        if original is not text:
-            self.faults.repeated(text.document.id, original.document.id)
+        if number != text.number:
+            self.faults.repeated(text.document.id, name)
 
     def _folded(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """The cells, those of a repeated text once, with the weight of all copies: they have the same losses."""
