@@ -6,7 +6,7 @@ from models import BytesModel
 
 import evalgpt
 from evalgpt.compare import compare, summarise
-from evalgpt.repeats import originals_of
+from evalgpt.repeats import fold_repeats, originals_of
 
 TEXTS = [f"The mill of number {n} stood by the river, {'and its wheel turned. ' * (1 + n % 3)}" for n in range(8)]
 
@@ -133,3 +133,15 @@ def test_a_divergence_takes_copies_as_one_document():
     assert twice.mean.units == alone.mean.units == 30
     assert twice.mean.standard_error == pytest.approx(alone.mean.standard_error, rel=1e-12)
     assert twice.tokens == 60
+
+
+def test_copies_whose_originals_have_no_scores_stay_documents_of_their_own():
+    """As in a sample of windows: rows 0 and 1 are the originals of 2 and 3, of which alone something was scored."""
+    losses, row = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2, 2, 3, 4])
+    (folded,), document = fold_repeats([losses], row.copy(), (row, np.array([0, 1, 0, 0])), [0, 1, 0, 1, 0])
+    assert len(set(document)) == 2
+    assert sorted(folded) == [2, 3, 5]
+    assert [folded[document == d].sum() for d in sorted(set(document), key=lambda d: folded[document == d].sum())] == [
+        3,
+        7,
+    ]
