@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,10 @@ SLICE = 1 << 20
 WAVE = 64
 """Batches that are drawn together: as many windows as they hold are in memory."""
 
+
+SHORT = 4
+"""Cells of a text, in the mean, from which on the interval is taken from cells. One over two texts counts as the first
+one's, so with fewer the sums of whole texts are nearer to the truth, above all where texts repeat."""
 
 NO_CONTEXT = hashlib.sha256().hexdigest()
 
@@ -177,7 +182,8 @@ class _Counts:
         self.only = ""
         self.faults = TextFaults()
         self.first: dict[str, tuple[int, str]] = {}  # number and id by the hash of the text, which is not kept
-        self.copies: list[int] = []  # how many texts are each text; 0 for those that repeat an earlier one
+        self.originals = array("q")  # of each text, the number of the one that it repeats, or its own
+        self.sums = array("d")  # of each text, its loss, tokens and bytes, as far as they were scored
 
     def result(self, protocol: Protocol, encoding: float, scoring: float) -> Streamed:
         if not self.scores:
@@ -187,13 +193,13 @@ class _Counts:
         if self.scores == self.tokens:
             size = (self.bytes_read, self.words_read)
         sums = Sums(self.scores, self.nll, self.nll, *size)
-        total, count, sizes, document = self._folded()
+        (total, count, sizes), document, tokens = self._entries()
         texts = self.documents - self.unscored
         return Streamed(
             metrics=metrics_of(
                 sums,
                 self.perplexities / texts if texts > 1 and math.isfinite(self.perplexities) else None,
-                uncertainty_of((total, count), (total, sizes), document, sums, self.cells.mean_tokens()),
+                uncertainty_of((total, count), (total, sizes), document, sums, tokens),
             ),
             ledger=Ledger(
                 tokens=self.tokens,
@@ -221,21 +227,29 @@ class _Counts:
     def see(self, text: _Text) -> None:
         """Take in that ``text`` is read, whose hash is ``only``."""
         number, name = self.first.setdefault(self.only, (text.number, text.document.id))
-        self.copies.append(0)
-        self.copies[number] += 1
+        self.originals.append(number)
+        self.sums.extend((text.nll, text.scores, text.bytes))
         self.faults.documents = self.faults.units = self.documents
         if number != text.number:
             self.faults.repeated(text.document.id, name)
 
-    def _folded(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """The cells, those of a repeated text once, with the weight of all copies: they have the same losses."""
-        *columns, document = self.cells.columns()
-        if not self.faults.repeats:
-            return columns[0], columns[1], columns[2], document
-        weight = np.asarray(self.copies, np.float64)[document]
-        kept = weight > 0
-        total, count, sizes = (column[kept] * weight[kept] for column in columns)
-        return total, count, sizes, document[kept]
+    def _entries(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64], float]:
+        """What the interval is taken from: loss, tokens and bytes of entries, their documents, and tokens of an entry.
+
+        Entries are cells, or whole texts where these are too short for cells of their own. Those of a repeated text are
+        there once, with the weight of all copies, which have the same losses.
+        """
+        originals = np.frombuffer(self.originals, np.int64)
+        copies = np.bincount(originals, minlength=len(originals)).astype(np.float64)
+        if self.cells.each > 1 and self.scores < SHORT * self.cells.each * self.documents:
+            columns = list(np.frombuffer(self.sums).reshape(-1, 3).T)
+            document, tokens = np.arange(len(originals)), self.scores / self.documents
+        else:
+            *columns, document = self.cells.columns()
+            tokens = self.cells.mean_tokens()
+        weight = copies[document]
+        kept = (weight > 0) & (columns[1] > 0)
+        return [column[kept] * weight[kept] for column in columns], document[kept], tokens
 
 
 class _Text:
@@ -247,7 +261,7 @@ class _Text:
         counts.documents += 1
         self.digest = hashlib.sha256()
         self.tokens = self.at = self.scores = self.characters = 0
-        self.nll = 0.0
+        self.nll = self.bytes = 0.0
         self.inside = self.changed = False
         self.waiting = np.empty((0, 2))
 
@@ -301,7 +315,9 @@ class _Text:
         self.nll += total
         counts.scores += len(nll)
         counts.nll += total
-        counts.bytes += float(own[:, 0].sum())
+        size = float(own[:, 0].sum())
+        self.bytes += size
+        counts.bytes += size
         counts.words += int(own[:, 1].sum())
         counts.lengths[window.start] += 1
         counts.lengths[window.start + len(nll)] -= 1

@@ -5,6 +5,7 @@ import pytest
 from models import BytesModel
 
 import evalgpt
+from evalgpt import cells
 from evalgpt.compare import compare, summarise
 from evalgpt.repeats import fold_repeats, originals_of
 
@@ -145,3 +146,16 @@ def test_copies_whose_originals_have_no_scores_stay_documents_of_their_own():
         3,
         7,
     ]
+
+
+@pytest.mark.parametrize("copies", [0, 300])
+@pytest.mark.parametrize("size", [8, 64, 512])
+def test_short_texts_in_parts_have_the_interval_of_whole_ones(monkeypatch, copies, size):
+    """Cells wider than the texts would mix copies with others: the interval was up to 35 times too narrow."""
+    texts = [f"{'abcdefgh'[n % 8] * (5 + n % 11)} {n}" for n in range(300)]
+    mixed = [text for n, text in enumerate(texts) for text in [text] + ["once more zzz"] * (copies > n)]
+    monkeypatch.setattr(cells, "CELLS", size)
+    parts, whole = (evaluation(*mixed, long=long).metrics.uncertainty for long in (1, 0))
+    assert parts.method == whole.method == "clusters"
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-9)
+    assert parts.bits_per_byte == pytest.approx(whole.bits_per_byte, rel=1e-9)
