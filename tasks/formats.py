@@ -265,6 +265,8 @@ def records_of_parquet(path: str, field: str) -> Iterator[Record]:
                 raise EvaluationError(
                     f"{path} has no field {field!r}; it has {', '.join(names)}: name one with field=NAME"
                 )
+            if names.count(field) > 1:
+                raise EvaluationError(f"{path} has the field {field!r} more than once; one is wanted")
             for batch in file.iter_batches(columns=[field]):
                 for value in batch.column(0):
                     number += 1

@@ -381,3 +381,10 @@ def test_a_folder_is_searched_whatever_the_case_and_says_what_it_leaves_out(tmp_
     (tmp_path / "A.TXT").unlink()
     assert "b.txt.gz" in refused(tmp_path)
     assert texts(f"{tmp_path}/**/*.csv") == ["two"]
+
+
+def test_a_parquet_column_given_twice_is_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    table = pyarrow.Table.from_arrays([pyarrow.array(["one"]), pyarrow.array(["two"])], names=["text", "text"])
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "r.parquet")
+    assert "'text' more than once" in refused(tmp_path / "r.parquet")
