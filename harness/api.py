@@ -229,7 +229,7 @@ def verdicts_of(
 ) -> list[Verdict]:
     """What looks wrong with ``numbers``; of a sample, not that most was left out."""
     useful = min(protocol.default_context(model), max(len(row.ids) for row in rows))
-    found = judge(model, numbers.metrics, numbers.ledger, useful, faults_of(rows))
+    found = judge(model, numbers.metrics, numbers.ledger, useful, faults_of(model, rows))
     return [verdict for verdict in found if not (part and verdict.name == "mostly_unscored")]
 
 

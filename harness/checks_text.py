@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evalgpt.capabilities import SharesPrefixes
 from evalgpt.conformance import CheckFailed, CheckSkipped, Subject, check_sizes, gap
 from evalgpt.core import Encoding, Window
 
@@ -47,9 +48,11 @@ def check_attributes(subject: Subject) -> None:
     """Name, fingerprint, sizes and special tokens are there, of their types and in range."""
     model = subject.model
     check_sizes(model)
-    for key in ("adds_bos", "equal_lengths", "shares_prefixes"):
+    for key in ("adds_bos", "equal_lengths"):
         if not isinstance(getattr(model, key), bool):
             raise CheckFailed(f"{key} must be True or False, not {getattr(model, key)!r}")
+    if isinstance(model, SharesPrefixes) and not (type(model.shared_tokens) is int and model.shared_tokens >= 0):
+        raise CheckFailed(f"shared_tokens must be a whole number from 0 up, not {model.shared_tokens!r}")
     if model.adds_bos and model.prefix_id is None:
         raise CheckFailed("adds_bos is true, and prefix_id does not say which token that is")
     for key in ("config", "tokenizer", "runtime"):

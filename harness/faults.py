@@ -1,11 +1,12 @@
-"""What is wrong with the texts themselves: byte-order marks, NULs, UTF-16 read as UTF-8, documents that repeat."""
+"""What is wrong with the texts: byte-order marks, NULs, UTF-16 read as UTF-8, repeats, changes by the tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from evalgpt.core import Row
+from evalgpt.core import Model, Row
+from evalgpt.normalising import change_of
 from evalgpt.repeats import contents_of, originals_of
 
 __all__ = ["TextFaults", "faults_of"]
@@ -15,6 +16,9 @@ MARK, NUL = "\ufeff", "\0"
 WIDE = 0.3
 """Share of NULs from which on a text is UTF-16 read as UTF-8: half of UTF-16's bytes are NUL where a text is English,
 and no text has so many of its own."""
+
+WIDEST = 0.6
+"""Share of NULs from which on it is UTF-32: three quarters of its bytes are NUL."""
 
 
 @dataclass(slots=True)
@@ -40,7 +44,7 @@ class Holders:
 @dataclass(slots=True)
 class TextFaults:
     """Counted while documents are read; ``repeats`` of ``units`` (documents, or groups of them) are copies, as ``copy``
-    is of ``original``."""
+    is of ``original``. ``changed`` documents are others to the model, as ``change`` says of the first."""
 
     documents: int = 0
     units: int = 0
@@ -50,6 +54,8 @@ class TextFaults:
     repeats: int = 0
     copy: str = ""
     original: str = ""
+    changed: int = 0
+    change: str = ""
 
     def see(self, name: str, text: str, before: int = 0) -> None:
         """Take in ``text``, a part of the document ``name`` behind ``before`` characters."""
@@ -63,14 +69,22 @@ class TextFaults:
             self.copy, self.original = copy, original
         self.repeats += 1
 
+    def see_change(self, name: str, change: tuple[str, str]) -> None:
+        """Take in that the document ``name`` has the first excerpt, in whose place the model reads the second."""
+        if not self.changed:
+            self.change = f"{name}: {change[0]} is read as {change[1]}"
+        self.changed += 1
+
     def messages(self) -> Iterator[tuple[str, str]]:
         """Name and message of each fault."""
         if self.nuls.times > WIDE * self.characters:
+            bits = 32 if self.nuls.times > WIDEST * self.characters else 16
             order = "LE" if self.nuls.at % 2 else "BE"
             yield (
-                "utf16",
-                f"{self.nuls.times} of {self.characters} characters are NUL, first in {self._where(self.nuls)}: UTF-16 "
-                f"without a byte-order mark, read as UTF-8; convert it with iconv -f UTF-16{order} -t UTF-8",
+                f"utf{bits}",
+                f"{self.nuls.times} of {self.characters} characters are NUL, first in {self._where(self.nuls)}: "
+                f"UTF-{bits} without a byte-order mark, read as UTF-8; convert it with "
+                f"iconv -f UTF-{bits}{order} -t UTF-8",
             )
         elif self.nuls.times:
             yield "nul", f"{self._held(self.nuls)} NUL characters, which are scored: is it text, and is it whole?"
@@ -78,7 +92,13 @@ class TextFaults:
             yield (
                 "byte_order_mark",
                 f"{self._held(self.marks)} U+FEFF, the byte-order mark, which is scored as a character of the text; "
-                f"remove it, for example with sed '1s/^\\xEF\\xBB\\xBF//'",
+                f"remove it, for example with sed $'s/\\xEF\\xBB\\xBF//g'",
+            )
+        if self.changed:
+            yield (
+                "changed_text",
+                f"the tokenizer changes {self.changed} of {self.documents} documents before they are scored, first "
+                f"{self.change}; bits per byte and perplexity per word count the text as it was",
             )
         if self.repeats:
             kind = "documents" if self.units == self.documents else "groups of documents"
@@ -97,12 +117,19 @@ class TextFaults:
         return f"{holders.first} at character {holders.at}"
 
 
-def faults_of(rows: Sequence[Row]) -> TextFaults:
-    """The faults of the documents of ``rows``; a group of documents, such as a minimal pair, is a repeat as a whole."""
+def faults_of(model: Model, rows: Sequence[Row]) -> TextFaults:
+    """The faults of the documents of ``rows``, tokenized by ``model``; a group of documents, such as a minimal pair, is
+    a repeat as a whole."""
     found = TextFaults()
     documents = {row.document.id: row.document for row in rows}
     for document in documents.values():
         found.see(document.id, document.context + document.text)
+    changed: set[str] = set()
+    for row in rows:
+        name = row.document.id
+        if name not in changed and (change := change_of(model, row.document.context + row.text, row.ids)):
+            found.see_change(name, change)
+            changed.add(name)
     contents = contents_of(rows)
     found.documents, found.units = len(documents), len({name for name, _ in contents})
     seen: set[str] = set()

@@ -49,7 +49,9 @@ def check_writable(path: str) -> None:
 
 
 def _check_target(path: str) -> None:
-    if Path(path).is_dir():
+    if not path:
+        raise UsageError("the name of the file to write is empty")
+    if Path(path).is_dir() or os.fspath(path).endswith((os.sep, "/")):
         raise UsageError(f"cannot write {path}: it is a folder; give a file such as {Path(path) / 'report.json'}")
     if is_stream(path):
         return

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalgpt.core import UsageError
 
-__all__ = ["Found", "files_in_folder", "files_of_glob", "has_wildcard"]
+__all__ = ["Found", "files_in_folder", "files_of_glob", "has_wildcard", "would_match"]
 
 _WILDCARD = re.compile(r"[*?[]")
 
@@ -54,6 +54,27 @@ def files_of_glob(pattern: str, *, hidden: bool = False) -> Found:
     parts = Path(pattern).parts
     first = next(i for i, part in enumerate(parts) if has_wildcard(part))
     return _each_once(_matches(Path(*parts[:first]), parts[first:], hidden))
+
+
+def would_match(pattern: str, path: str) -> bool:
+    """Whether a file written at ``path``, where there is none yet, would be one of the glob ``pattern``."""
+    parts = Path(pattern).parts
+    first = next((i for i, part in enumerate(parts) if has_wildcard(part)), len(parts))
+    folder, target = (os.path.realpath(name) for name in (Path(*parts[:first]), path))
+    try:
+        names = Path(target).relative_to(folder).parts
+    except ValueError:
+        return False
+    return _names_match(names, parts[first:])
+
+
+def _names_match(names: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        rest = parts[1:] or ("*",)
+        return any(_names_match(names[n:], rest) for n in range(len(names)))
+    return bool(names) and fnmatch.fnmatch(names[0], parts[0]) and _names_match(names[1:], parts[1:])
 
 
 def _matches(folder: Path, parts: tuple[str, ...], hidden: bool) -> Iterator[Path]:
@@ -112,22 +133,38 @@ def _identity(path: Path) -> object:
 
 def _each_once(paths: Iterator[Path]) -> Found:
     """Each real file of ``paths`` once, sorted, under a name that is not a link if it has one."""
-    files, odd = list[Path](), list[str]()
+    files, odd = list[Path](), list[Path]()
     for path in sorted(set(paths), key=str):
         if path.is_file():
             files.append(path)
         elif not path.is_dir():
-            odd.append(str(path))
+            odd.append(path)
     chosen: dict[object, Path] = {}
     for path in sorted(files, key=_links):
         chosen.setdefault(_identity(path), path)
     kept = set(chosen.values())
     notes = []
-    if again := len(files) - len(kept):
-        notes.append(f"left out {again} more name{'s' * (again > 1)} of files that were read already (links)")
+    if links := [path for path in files if path not in kept]:
+        other = chosen[_identity(links[0])]
+        notes.append(_left_out(links, "names of files that are read under another name", f"the same file as {other}"))
     if odd:
-        notes.append(f"left out {len(odd)} of the names, as not a file that can be read, such as {odd[0]}")
-    return Found([str(path) for path in files if path in kept], notes)
+        notes.append(_left_out(odd, "names of what is not a file", _what(odd[0])))
+    return Found(
+        [str(path) for path in files if path in kept],
+        [os.fsencode(note).decode(errors="backslashreplace") for note in notes],
+    )
+
+
+def _left_out(paths: Sequence[Path], what: str, first: str) -> str:
+    """The note on ``paths``, which are ``what`` together; ``first`` says what the first one is."""
+    return f"left out {paths[0] if len(paths) == 1 else f'{len(paths)} {what}, such as {paths[0]}'} ({first})"
+
+
+def _what(path: Path) -> str:
+    """What is at ``path``, which is neither a file nor a folder."""
+    if not path.exists():
+        return "a broken link"
+    return "a pipe" if path.is_fifo() else "a device or a socket"
 
 
 def _links(path: Path) -> tuple[bool, bool]:

@@ -281,7 +281,7 @@ def uncertainty_of(
     if found.standard_error is None or found.low is None or found.high is None:
         return None
     around_bits = None
-    if sums.bits_per_byte is not None:
+    if sums.bits_per_byte is not None and np.any(bits[1]):  # spans may all be empty, as of a text that is normalised
         spread = ratio_estimate(np.asarray(bits[0]) / math.log(2), bits[1], document)
         if spread.low is not None and spread.high is not None:
             middle = sums.bits_per_byte

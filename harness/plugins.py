@@ -22,7 +22,7 @@ import pluggy
 from evalgpt import hooks
 from evalgpt.core import EvalgptError, Model, Task, UsageError
 from evalgpt.guard import calling, described, reason
-from evalgpt.specs import Spec, options_of, parse, printable, resolve, with_home
+from evalgpt.specs import Spec, check_commas, options_of, parse, printable, resolve, with_home
 from evalgpt.streams import foreign
 from evalgpt.validation import check_model, check_protocol, check_task
 
@@ -133,6 +133,7 @@ class Plugins:
         factory = self.find(kind, spec.name).factory
         who = f"{kind} {spec.name!r}"
         spec = with_home(spec)
+        check_commas(spec)
         options = resolve(kind, spec, factory, given)
         try:
             inspect.signature(factory).bind(spec.argument, **options)

@@ -60,6 +60,8 @@ def fold_repeats(
         return list(columns), document
     documents = np.full(len(same), -1, dtype=np.int64)
     documents[row] = document
+    alone = documents[same[row]] < 0  # nothing of the original is here, as in a sample of windows: a copy stands for it
+    documents[same[row[alone]]] = document[alone]
     keys = np.stack([documents[same[row]], same[row], at])
     unique, inverse = np.unique(keys, axis=1, return_inverse=True)
     inverse = inverse.reshape(-1)

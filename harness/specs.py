@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 from evalgpt.core import UsageError
 from evalgpt.hooks import Factory
 
-__all__ = ["Spec", "options_of", "parse", "printable", "resolve", "visible", "with_home"]
+__all__ = ["Spec", "check_commas", "options_of", "parse", "printable", "resolve", "visible", "with_home"]
 
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
@@ -153,6 +153,20 @@ def with_home(spec: Spec) -> Spec:
 
     argument = None if spec.argument is None else expanded(spec.argument)
     return Spec(spec.name, argument, {key: expanded(value) for key, value in spec.options.items()})
+
+
+def check_commas(spec: Spec) -> None:
+    """Raise UsageError where the argument and the options of ``spec`` are together the name of a file, as in
+    ``text:a,field=b.txt``, and the argument alone is not."""
+    if spec.argument is None or not spec.options:
+        return
+    whole = ",".join([spec.argument, *(f"{key}={value}" for key, value in spec.options.items())])
+    if os.path.exists(whole) and not os.path.exists(spec.argument):  # noqa: PTH110 - never raises
+        raise UsageError(f"{spec.argument} is not there, and {whole} is: {COMMAS}, as in {spec.name}:{_in_spec(whole)}")
+
+
+def _in_spec(path: str) -> str:
+    return str(Spec("x", path)).removeprefix("x:")
 
 
 def printable(text: str) -> str:

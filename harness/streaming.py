@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ from evalgpt.metrics import (
     token_bytes,
     uncertainty_of,
 )
+from evalgpt.normalising import change_of
 from evalgpt.protocols import Protocol
 from evalgpt.words import word_starts
 
@@ -44,6 +46,10 @@ SLICE = 1 << 20
 WAVE = 64
 """Batches that are drawn together: as many windows as they hold are in memory."""
 
+
+SHORT = 4
+"""Cells of a text, in the mean, from which on the interval is taken from cells. One over two texts counts as the first
+one's, so with fewer the sums of whole texts are nearer to the truth, above all where texts repeat."""
 
 NO_CONTEXT = hashlib.sha256().hexdigest()
 
@@ -178,8 +184,9 @@ class _Counts:
         self.lines = hashlib.sha256()
         self.only = ""
         self.faults = TextFaults()
-        self.first: dict[str, _Text] = {}  # by the hash of the text
-        self.copies: list[int] = []  # how many texts are each text; 0 for those that repeat an earlier one
+        self.first: dict[str, tuple[int, str]] = {}  # number and id by the hash of the text, which is not kept
+        self.originals = array("q")  # of each text, the number of the one that it repeats, or its own
+        self.sums = array("d")  # of each text, its loss, tokens and bytes, as far as they were scored
 
     def result(self, protocol: Protocol, encoding: float, scoring: float) -> Streamed:
         if not self.scores:
@@ -189,13 +196,13 @@ class _Counts:
         if self.scores == self.tokens:
             size = (self.bytes_read, self.words_read)
         sums = Sums(self.scores, self.nll, self.nll, *size)
-        total, count, sizes, document = self._folded()
+        (total, count, sizes), document, tokens = self._entries()
         texts = self.documents - self.unscored
         return Streamed(
             metrics=metrics_of(
                 sums,
                 self.perplexities / texts if texts > 1 and math.isfinite(self.perplexities) else None,
-                uncertainty_of((total, count), (total, sizes), document, sums, self.cells.mean_tokens()),
+                uncertainty_of((total, count), (total, sizes), document, sums, tokens),
             ),
             ledger=Ledger(
                 tokens=self.tokens,
@@ -222,22 +229,30 @@ class _Counts:
 
     def see(self, text: _Text) -> None:
         """Take in that ``text`` is read, whose hash is ``only``."""
-        original = self.first.setdefault(self.only, text)
-        self.copies.append(0)
-        self.copies[original.number] += 1
+        number, name = self.first.setdefault(self.only, (text.number, text.document.id))
+        self.originals.append(number)
+        self.sums.extend((text.nll, text.scores, text.bytes))
         self.faults.documents = self.faults.units = self.documents
-        if original is not text:
-            self.faults.repeated(text.document.id, original.document.id)
+        if number != text.number:
+            self.faults.repeated(text.document.id, name)
 
-    def _folded(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """The cells, those of a repeated text once, with the weight of all copies: they have the same losses."""
-        *columns, document = self.cells.columns()
-        if not self.faults.repeats:
-            return columns[0], columns[1], columns[2], document
-        weight = np.asarray(self.copies, np.float64)[document]
-        kept = weight > 0
-        total, count, sizes = (column[kept] * weight[kept] for column in columns)
-        return total, count, sizes, document[kept]
+    def _entries(self) -> tuple[list[NDArray[np.float64]], NDArray[np.int64], float]:
+        """What the interval is taken from: loss, tokens and bytes of entries, their documents, and tokens of an entry.
+
+        Entries are cells, or whole texts where these are too short for cells of their own. Those of a repeated text are
+        there once, with the weight of all copies, which have the same losses.
+        """
+        originals = np.frombuffer(self.originals, np.int64)
+        copies = np.bincount(originals, minlength=len(originals)).astype(np.float64)
+        if self.cells.each > 1 and self.scores < SHORT * self.cells.each * self.documents:
+            columns = list(np.frombuffer(self.sums).reshape(-1, 3).T)
+            document, tokens = np.arange(len(originals)), self.scores / self.documents
+        else:
+            *columns, document = self.cells.columns()
+            tokens = self.cells.mean_tokens()
+        weight = copies[document]
+        kept = (weight > 0) & (columns[1] > 0)
+        return [column[kept] * weight[kept] for column in columns], document[kept], tokens
 
 
 class _Text:
@@ -249,8 +264,8 @@ class _Text:
         counts.documents += 1
         self.digest = hashlib.sha256()
         self.tokens = self.at = self.scores = self.characters = 0
-        self.nll = 0.0
-        self.inside = False
+        self.nll = self.bytes = 0.0
+        self.inside = self.changed = False
         self.waiting = np.empty((0, 2))
 
     def ids(self) -> Iterator[int]:
@@ -259,6 +274,9 @@ class _Text:
             data = text.encode()
             self.digest.update(data)
             self.counts.faults.see(self.document.id, text, self.characters)
+            if not self.changed and (change := change_of(self.counts.model, text, encoding.ids)):
+                self.counts.faults.see_change(self.document.id, change)
+                self.changed = True
             self.characters += len(text)
             self.counts.characters += len(text)
             self.counts.bytes_read += len(data)
@@ -300,7 +318,9 @@ class _Text:
         self.nll += total
         counts.scores += len(nll)
         counts.nll += total
-        counts.bytes += float(own[:, 0].sum())
+        size = float(own[:, 0].sum())
+        self.bytes += size
+        counts.bytes += size
         counts.words += int(own[:, 1].sum())
         counts.lengths[window.start] += 1
         counts.lengths[window.start + len(nll)] -= 1

@@ -5,7 +5,6 @@ Every command that writes a file asks :class:`Targets` before it begins its work
 
 from __future__ import annotations
 
-import fnmatch
 import mmap
 import os
 import re
@@ -17,7 +16,7 @@ import msgspec
 
 from evalgpt.core import UsageError
 from evalgpt.files import BOM, check_writable, is_stream
-from evalgpt.finding import files_of_glob, has_wildcard
+from evalgpt.finding import files_of_glob, has_wildcard, would_match
 from evalgpt.specs import parse, visible
 
 __all__ = ["Existing", "Kind", "Targets", "document_at", "document_kind", "marked_kind"]
@@ -179,8 +178,11 @@ def _described(found: Existing) -> str:
 
 
 def _same(path: str, other: str) -> bool:
-    """Whether both are one file, through links and hard links; a file that is not there yet has its path alone."""
+    """Whether both are one file, through links and hard links; a file that is not there yet has its path alone. As
+    ``other``, ``-`` is what standard input comes from."""
     try:
+        if other == "-":
+            return os.path.samestat(os.stat(path), os.fstat(0))  # noqa: PTH116
         return Path(path).samefile(other)
     except (OSError, ValueError):
         return other != "-" and os.path.realpath(path) == os.path.realpath(other)
@@ -203,7 +205,7 @@ def _paths(spec: str) -> Iterator[str]:
 
 def _reads(named: str, target: str) -> bool:
     """Whether ``target`` is the file ``named``, in that folder, or among the files of that glob."""
-    if named == "-" or "\0" in named:
+    if "\0" in named:
         return False
     if os.path.isdir(named):  # noqa: PTH112
         return _is_in(target, named)
@@ -213,9 +215,7 @@ def _reads(named: str, target: str) -> bool:
         return False
     if os.path.exists(target):  # noqa: PTH110
         return any(_same(target, found) for found in files_of_glob(named, hidden=True).files)
-    pattern = os.path.abspath(named)  # noqa: PTH100
-    patterns = (pattern, pattern.replace(f"**{os.sep}", ""))
-    return any(fnmatch.fnmatch(os.path.abspath(target), one) for one in patterns)  # noqa: PTH100
+    return would_match(named, target)
 
 
 def _is_in(target: str, folder: str) -> bool:

@@ -11,6 +11,7 @@ import lzma
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -19,13 +20,16 @@ from typing import IO, Any
 from evalgpt.core import EvaluationError, UsageError
 
 __all__ = [
+    "CARRIAGE_RETURNS",
     "DAMAGED",
     "RECORDS",
     "Absent",
     "Record",
     "is_compressed",
+    "is_json_object",
     "is_parquet",
     "kind_of",
+    "load_json",
     "no_text",
     "open_text",
     "records_of_csv",
@@ -50,10 +54,15 @@ ADVICE = {
     "UTF-16 text": "convert it with iconv -f UTF-16 -t UTF-8",
     "PDF document": "convert it to text, for example with pdftotext",
     "zip archive (also docx, xlsx, epub, npz and torch's checkpoints)": "unpack it and give the text in it",
+    "tar archive": "unpack it and give the text in it",
+    "gzip, bzip2 or xz file within one": "unpack it once",
     "zstd file": "unpack it with zstd -d",
     "Parquet file": "give it by its path: it is not read from standard input or within a compressed file",
 }
 """What to do about files that are not texts; most need a text in their place."""
+
+HEAD = 512
+"""Bytes that tell what a file is; tar's mark is the last to come."""
 
 MAGIC = (
     ("UTF-32 text", rb"\xff\xfe\0\0|\0\0\xfe\xff"),
@@ -61,6 +70,7 @@ MAGIC = (
     ("Parquet file", rb"PAR1\x15"),
     ("PDF document", rb"%PDF-"),
     ("zip archive (also docx, xlsx, epub, npz and torch's checkpoints)", rb"PK(\x03\x04|\x05\x06)"),
+    ("gzip, bzip2 or xz file within one", rb"\x1f\x8b\x08|BZh[1-9]1AY&SY|\xfd7zXZ\0"),
     ("zstd file", rb"\x28\xb5\x2f\xfd"),
     ("7z archive", rb"7z\xbc\xaf\x27\x1c"),
     ("SQLite database", rb"SQLite format 3\0"),
@@ -70,6 +80,7 @@ MAGIC = (
     ("NumPy array", rb"\x93NUMPY"),
     ("HDF5 file", rb"\x89HDF"),
     ("Arrow file", rb"ARROW1\0\0|\xff{4}.{2}\0\0\x10\0"),
+    ("tar archive", rb".{257}ustar"),
     ("PNG image", rb"\x89PNG"),
     ("JPEG image", rb"\xff\xd8\xff"),
     ("GIF image", rb"GIF8[79]a.{4}[\0\x80-\xff]"),
@@ -101,6 +112,18 @@ def is_parquet(path: str) -> bool:
     return _begins(path, (b"PAR1\x15",))
 
 
+def is_json_object(path: str) -> bool:
+    """Whether the file, by its name and its first line, is one JSON object over several lines, such as a report of
+    evalgpt: it holds no records."""
+    if suffix_of(path) != ".json" or is_compressed(path):
+        return False
+    try:
+        with Path(path).open("rb") as file:
+            return file.readline(64).strip() == b"{"
+    except OSError:
+        return False
+
+
 def _begins(path: str, magic: tuple[bytes, ...]) -> bool:
     try:
         with Path(path).open("rb") as file:
@@ -116,21 +139,51 @@ def open_text(file: Any, name: str) -> IO[bytes]:
         EvaluationError: it is not a text in UTF-8 but something else, which the message names.
     """
     reader = io.BufferedReader(file)
-    head = reader.peek(64)
+    head = reader.peek(HEAD)
     for compressor, magic in COMPRESSED.items():
         if head.startswith(magic):
             opened: Any = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}[compressor]
             reader = io.BufferedReader(opened(fileobj=reader) if compressor == "gzip" else opened(reader))
-            head = reader.peek(64)
+            head = reader.peek(HEAD)
             break
-    kind = kind_of(head[:64])
+    kind = kind_of(head[:HEAD])
     if kind is not None:
-        raise EvaluationError(f"{name} is not UTF-8: it is {kind}; {ADVICE.get(kind, 'a text is wanted')}")
+        article = "an" if kind[0] in "Ao" or kind.startswith("HDF5") else "a"
+        raise EvaluationError(f"{name} is not UTF-8: it is {article} {kind}; {ADVICE.get(kind, 'a text is wanted')}")
     return reader
 
 
 Record = tuple[str, object]
 """Where a record is, as "line 3" or "row 3", and what it is."""
+
+REPEATED = object()
+"""The value of a field that a record has more than once: readers disagree on which counts."""
+
+CARRIAGE_RETURNS = "its lines end in carriage returns alone; convert it with tr '\\r' '\\n'"
+
+DIGITS = 4300
+"""Digits of an integer that Python reads; JSON has no limit, and such a number is no text anyway."""
+
+
+def load_json(text: str) -> object:
+    """The value that ``text`` holds, as :func:`json.loads`; a key that an object has twice is :data:`REPEATED`.
+
+    Raises:
+        ValueError: it is not JSON. RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_object, parse_int=_integer)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(key for key, _ in pairs)
+        found |= {key: REPEATED for key in found if times[key] > 1}
+    return found
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) <= DIGITS else math.inf
 
 
 def records_of_json(parts: Iterable[str], path: str) -> Iterator[Record]:
@@ -141,12 +194,12 @@ def records_of_json(parts: Iterable[str], path: str) -> Iterator[Record]:
     """
     text = "".join(parts).removeprefix("\ufeff")
     try:
-        found = json.loads(text)
+        found = load_json(text)
     except RecursionError:
         raise EvaluationError(f"{path} is nested too deep to be read as JSON") from None
     except ValueError as error:
         try:
-            lines = [(f"line {n}", json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+            lines = [(f"line {n}", load_json(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         except (ValueError, RecursionError):
             raise EvaluationError(
                 f"{path} is not JSON: {error}; any file is read as it is with text:- < FILE"
@@ -168,16 +221,29 @@ def records_of_csv(lines: Iterable[str], path: str) -> Iterator[Record]:
     feed = (f"{line.removeprefix(chr(0xFEFF)) if n == 0 else line}\n" for n, line in enumerate(lines))
     delimiter = "\t" if suffix_of(path) == ".tsv" else ","
     rows = csv.DictReader(feed, delimiter=delimiter, strict=True)
-    before = 1
+    before = 0
     try:
+        names = next((row for row in rows.reader if any(cell.strip() for cell in row)), [])
+        rows.fieldnames = names
+        repeated = {name: REPEATED for name in names if names.count(name) > 1}
+        before = rows.reader.line_num
         for record in rows:
             where = f"line {before + 1}"
             if None in record:
-                raise EvaluationError(f"{path}, {where} has more cells than the {len(rows.fieldnames or ())} of line 1")
-            yield where, record
-            before = rows.line_num
+                raise EvaluationError(f"{path}, {where} has more cells than the {len(names)} of line 1")
+            yield where, {name: cell for name, cell in record.items() if cell is not None} | repeated
+            before = rows.reader.line_num
     except csv.Error as error:
-        raise EvaluationError(f"{path}, line {rows.line_num} cannot be read as CSV: {error}") from None
+        raise EvaluationError(
+            f"{path}: the row at line {before + 1} cannot be read as CSV: {_csv_reason(error)}"
+        ) from None
+
+
+def _csv_reason(error: csv.Error) -> str:
+    reason = str(error)
+    if reason.startswith("new-line character"):
+        return CARRIAGE_RETURNS
+    return "a quote is opened and never closed" if reason == "unexpected end of data" else reason
 
 
 def records_of_parquet(path: str, field: str) -> Iterator[Record]:
@@ -199,6 +265,8 @@ def records_of_parquet(path: str, field: str) -> Iterator[Record]:
                 raise EvaluationError(
                     f"{path} has no field {field!r}; it has {', '.join(names)}: name one with field=NAME"
                 )
+            if names.count(field) > 1:
+                raise EvaluationError(f"{path} has the field {field!r} more than once; one is wanted")
             for batch in file.iter_batches(columns=[field]):
                 for value in batch.column(0):
                     number += 1
@@ -239,6 +307,8 @@ def text_of(record: object, field: str, where: str) -> str | Absent:
         return value
     if value is None:
         return Absent.NULL
+    if value is REPEATED:
+        raise EvaluationError(f"{where} has the field {what!r} more than once; one is wanted")
     if isinstance(value, float) and math.isnan(value):
         return Absent.NAN
     advice = " (a number that is a text stands in quotes)" if isinstance(value, (int, float)) else ""

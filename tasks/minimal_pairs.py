@@ -17,7 +17,8 @@ from statistics import NormalDist
 from evalgpt.core import Document, EvaluationError, Row, Task, UsageError
 from evalgpt.finding import Found, files_of_glob
 from evalgpt.hooks import Register, hookimpl
-from evalgpt.tasks.reading import jsonl, read_text
+from evalgpt.tasks.formats import Absent, text_of
+from evalgpt.tasks.reading import Unchanged, jsonl, looking_at, read_text, shown
 
 __all__ = ["MinimalPairs", "make_minimal_pairs", "wilson"]
 
@@ -33,18 +34,21 @@ class MinimalPairs(Task):
         self.paths = [Path(name) for name in found.files]
         self.fields = {"good": good, "bad": bad}
         self._left_out = found.notes
+        self._unchanged = Unchanged()
         self.notes = found.notes
 
     def documents(self) -> Iterator[Document]:
         equal: list[str] = []
         for path in self.paths:
             found = False
+            self._unchanged.check(str(path))
             for number, record in jsonl(read_text(path).split("\n"), str(path)):
                 found = True
                 good, bad = self._pair(record, path, number)
                 if good.text == bad.text:
                     equal.append(good.group)
                 yield from (good, bad)
+            self._unchanged.check(str(path))
             if not found:
                 raise EvaluationError(f"{path} holds no pairs")
         self.notes = self._left_out
@@ -57,17 +61,16 @@ class MinimalPairs(Task):
     def _pair(self, record: Mapping[str, object], path: Path, number: int) -> tuple[Document, Document]:
         where = f"{path}, line {number}"
         for field in self.fields.values():
-            if not isinstance(record.get(field), str) or not record[field]:
+            if field not in record:
                 raise EvaluationError(
                     f"{where} has no sentence in the field {field!r}; it has {', '.join(record) or 'no fields'}: "
                     f"name the two with minimal-pairs:{path},good=FIELD,bad=FIELD"
                 )
-        context = record.get("context", "")
-        if not isinstance(context, str):
-            raise EvaluationError(f"{where}: context must be a text")
-        group = f"{path.stem}/{number}"
+        empty = "context" not in record or record["context"] == ""
+        context = "" if empty else _text(record, "context", where)
+        group = f"{shown(path.stem)}/{number}"
         good, bad = (
-            Document(f"{group}/{label}", str(record[field]), context, group, label)
+            Document(f"{group}/{label}", _text(record, field, where), context, group, label)
             for label, field in self.fields.items()
         )
         return good, bad
@@ -91,6 +94,13 @@ class MinimalPairs(Task):
             for paradigm, found in sorted(paradigms.items()):
                 result |= _accuracies(f"{paradigm}.", found)
         return result
+
+
+def _text(record: Mapping[str, object], field: str, where: str) -> str:
+    text = text_of(record, field, where)
+    if isinstance(text, Absent):
+        raise EvaluationError(f"{where}: {field} is {text.value}, and a text is wanted")
+    return text
 
 
 def _accuracies(prefix: str, pairs: Sequence[Mapping[str, Row]]) -> dict[str, float]:
@@ -143,7 +153,8 @@ def make_minimal_pairs(
     """Minimal pairs as BLiMP's, minimal-pairs:PATH (JSONL file or folder) or :PARADIGM of BLiMP in $EVALGPT_DATA."""
     if good == bad:
         raise UsageError(f"task 'minimal-pairs': good and bad are both the field {good!r}")
-    return MinimalPairs(_find(argument, hidden), good, bad)
+    with looking_at(argument):
+        return MinimalPairs(_find(argument, hidden), good, bad)
 
 
 def _find(argument: str | None, hidden: bool) -> Found:

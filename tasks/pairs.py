@@ -12,7 +12,8 @@ from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
 from evalgpt.hooks import Register, hookimpl
-from evalgpt.tasks.reading import jsonl, read_once, read_text
+from evalgpt.tasks.formats import Absent, text_of
+from evalgpt.tasks.reading import Unchanged, jsonl, looking_at, read_once, read_text
 
 __all__ = ["Pairs", "make_pairs"]
 
@@ -32,16 +33,21 @@ class Pairs(Task):
     def __init__(self, path: str | None = None) -> None:
         self.path = path
         self._kept = None if path is None else read_once(path)
+        self._unchanged = Unchanged()
 
     def documents(self) -> Iterator[Document]:
         if self.path is None:
             for number, (context, text) in enumerate(LECTURE, 1):
                 yield Document(f"pair-{number}", text, context)
             return
+        if self._kept is None:
+            self._unchanged.check(self.path)
         found = False
         for document in _from_file(self.path, self._kept or read_text(self.path)):
             found = True
             yield document
+        if self._kept is None:
+            self._unchanged.check(self.path)
         if not found:
             raise EvaluationError(f"{self.path} holds no pairs; expected {FORMS}")
 
@@ -67,9 +73,9 @@ def _from_file(path: str, text: str) -> Iterator[Document]:
 
 def _from_record(record: Mapping[str, object], where: str, name: str) -> Document:
     def field(key: str) -> str:
-        value = record[key]
-        if not isinstance(value, str) or not value:
-            raise EvaluationError(f"{where}: {key} must be a text that is not empty")
+        value = text_of(record, key, where)
+        if isinstance(value, Absent):
+            raise EvaluationError(f"{where}: {key} is {value.value}, and a text is wanted")
         return value
 
     name = str(record.get("id", name))
@@ -102,9 +108,10 @@ def _before(given: str, target: str) -> str | None:
 
 def make_pairs(argument: str | None) -> Task:
     """The lecture's two sentence pairs, six predicted tokens; or your own with pairs:FILE (JSONL or TSV)."""
-    if argument is not None and argument != "-" and not Path(argument).is_file():
-        raise UsageError(f"task 'pairs': there is no file {argument}")
-    return Pairs(argument)
+    with looking_at(argument):
+        if argument is not None and argument != "-" and (not Path(argument).exists() or Path(argument).is_dir()):
+            raise UsageError(f"task 'pairs': there is no file {argument}")
+        return Pairs(argument)
 
 
 @hookimpl

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,13 +12,28 @@ from pathlib import Path
 from typing import IO
 
 from evalgpt.core import EvaluationError, UsageError
-from evalgpt.tasks.formats import DAMAGED, open_text
+from evalgpt.tasks.formats import CARRIAGE_RETURNS, DAMAGED, load_json, open_text
 
-__all__ = ["EmptyError", "jsonl", "lines_of", "read_once", "read_parts", "read_text", "shown"]
+__all__ = [
+    "EmptyError",
+    "Unchanged",
+    "jsonl",
+    "lines_of",
+    "looking_at",
+    "named",
+    "read_once",
+    "read_parts",
+    "read_text",
+    "shown",
+]
 
 PART = 1 << 20
 
-CONVERT = "convert it, for example with iconv -f LATIN1 -t UTF-8"
+CONVERT = "convert it from its encoding, for example with iconv -f WINDOWS-1252 -t UTF-8"
+
+MEND = "it is UTF-8 before that; iconv -c -f UTF-8 -t UTF-8 leaves out bytes that are not"
+
+CUT_OFF = "unexpected end of data"
 
 
 def read_text(path: str | Path) -> str:
@@ -37,15 +51,16 @@ def read_text(path: str | Path) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
+        advice = CONVERT if data[: error.start].isascii() and error.reason != CUT_OFF else MEND
         raise EvaluationError(
-            f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x} ({error.reason}); {CONVERT}"
+            f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x} ({error.reason}); {advice}"
         ) from None
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
     """The file or standard input, decompressed, and its name; errors of opening and reading in one line."""
-    name = "standard input" if path == "-" else path
+    name = named(path)
     try:
         with ExitStack() as stack:
             raw: IO[bytes] = sys.stdin.buffer if path == "-" else stack.enter_context(Path(path).open("rb"))
@@ -60,13 +75,31 @@ def _opened(path: str) -> Iterator[tuple[IO[bytes], str]]:
         raise UsageError(f"cannot read {name}: {error.strerror}") from None
 
 
+def named(path: str) -> str:
+    """What messages call ``path``, of which ``-`` is standard input."""
+    return "standard input" if path == "-" else path
+
+
+@contextmanager
+def looking_at(path: str | None) -> Iterator[None]:
+    """Turns what the system says of a path that cannot be looked at (no permission, too long) into a UsageError."""
+    try:
+        yield
+    except OSError as error:
+        short = f"{path[:60]}..." if path is not None and len(path) > 255 else path
+        raise UsageError(f"cannot look for {short}: {error.strerror}") from None
+
+
 class EmptyError(EvaluationError):
-    """A file without a text."""
+    """A file without a text; ``why`` names it and says what it holds."""
+
+    def __init__(self, why: str, rest: str = "") -> None:
+        super().__init__(f"{why}{rest}; there is nothing to score")
+        self.why = why
 
 
 def _empty(name: str) -> EmptyError:
-    read = ", or something read it before" if name == "standard input" else ""
-    return EmptyError(f"{name} is empty{read}; there is nothing to score")
+    return EmptyError(f"{name} is empty", ", or something read it before" if name == "standard input" else "")
 
 
 def read_parts(path: str) -> Iterator[str]:
@@ -83,7 +116,32 @@ def read_parts(path: str) -> Iterator[str]:
                 raise _empty(path)
     except UnicodeDecodeError as error:
         at += error.start - len(decoder.getstate()[0])
-        raise EvaluationError(f"{path} is not UTF-8 near byte {at} ({error.reason}); {CONVERT}") from None
+        advice = MEND if error.reason == CUT_OFF else CONVERT
+        raise EvaluationError(f"{path} is not UTF-8 near byte {at} ({error.reason}); {advice}") from None
+
+
+class Unchanged:
+    """Files as they were first read: a task reads them anew for each model, and each has to read the same."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    def check(self, path: str) -> None:
+        """Ask before a file is read and after it.
+
+        Raises:
+            UsageError: it is gone. EvaluationError: it is another than when it was first asked for.
+        """
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        now = (status.st_size, status.st_mtime_ns)
+        if self._seen.setdefault(path, now) != now:
+            raise EvaluationError(
+                f"{path} changed while it was evaluated: its text would be part old and part new, or another for each "
+                f"model; run again when nothing writes to it"
+            )
 
 
 def read_once(path: str) -> str | None:
@@ -96,11 +154,15 @@ def read_once(path: str) -> str | None:
 
 def lines_of(parts: Iterable[str]) -> Iterator[str]:
     """The lines of a text that comes in parts, cut at line feeds alone."""
-    rest = ""
+    rest: list[str] = []  # a line may be as long as the file: its parts are put together once
     for part in parts:
-        *lines, rest = (rest + part).split("\n")
-        yield from lines
-    yield rest
+        first, *more = part.split("\n")
+        rest.append(first)
+        if more:
+            yield "".join(rest)
+            yield from more[:-1]
+            rest = [more[-1]]
+    yield "".join(rest)
 
 
 def jsonl(lines: Iterable[str], path: str) -> Iterator[tuple[int, dict[str, object]]]:
@@ -114,28 +176,19 @@ def jsonl(lines: Iterable[str], path: str) -> Iterator[tuple[int, dict[str, obje
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = load_json(line)
         except (ValueError, RecursionError) as error:
-            returns = "; its lines end in carriage returns alone: convert it with tr '\\r' '\\n'" * (
-                "\r" in line.strip()
-            )
+            returns = f"; {CARRIAGE_RETURNS}" if "\r" in line.strip() else ""
             raise EvaluationError(f"{path}, line {number} is not JSON: {error}{returns}") from None
         if not isinstance(record, dict):
             raise EvaluationError(f"{path}, line {number} is not a JSON object")
-        for key, value in record.items():
-            if isinstance(value, str) and not _is_text(value):
-                raise EvaluationError(f"{path}, line {number}: {key} holds half of a surrogate pair, which is no text")
         yield number, record
 
 
 def shown(path: str) -> str:
-    """A file's name as text, where it may hold bytes that are none."""
-    return path if _is_text(path) else os.fsencode(path).decode(errors="replace")
-
-
-def _is_text(value: str) -> bool:
+    """A file's name as text: bytes that are not UTF-8 are spelled out, so that two names stay two."""
     try:
-        value.encode()
+        path.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return os.fsencode(path).decode(errors="backslashreplace")
+    return path

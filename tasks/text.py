@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from evalgpt.tasks.formats import (
     RECORDS,
     Record,
     is_compressed,
+    is_json_object,
     is_parquet,
     no_text,
     records_of_csv,
@@ -22,7 +24,18 @@ from evalgpt.tasks.formats import (
     suffix_of,
     text_of,
 )
-from evalgpt.tasks.reading import EmptyError, jsonl, lines_of, read_once, read_parts, read_text, shown
+from evalgpt.tasks.reading import (
+    EmptyError,
+    Unchanged,
+    jsonl,
+    lines_of,
+    looking_at,
+    named,
+    read_once,
+    read_parts,
+    read_text,
+    shown,
+)
 
 __all__ = ["Text", "make_text"]
 
@@ -57,7 +70,7 @@ class Text(Task):
         self.options = options
         self.notes = self._left_out = found.notes
         self._kept = {path: read_once(path) for path in self.paths}
-        self._read: dict[str, tuple[int, int]] = {}
+        self._unchanged = Unchanged()
         size = sum(_size(path) for path in self.paths if self._kept[path] is None)
         self.long = size if size > LONG else 0
 
@@ -65,41 +78,36 @@ class Text(Task):
         skipped: list[str] = []
         some = False
         for path in self.paths:
-            if self._kept[path] is None:
-                self._check_unchanged(path)
-            records = suffix_of(path) in RECORDS or is_parquet(path)
-            for document in self._from_records(path, skipped) if records else self._from_file(path, skipped):
-                some = True
-                yield document
+            again = self._kept[path] is None
+            if again:
+                self._unchanged.check(path)
+            read = self._from_records if _holds_records(path) else self._from_file
+            try:
+                for document in read(path, skipped):
+                    some = True
+                    yield document
+            except EmptyError as error:
+                if not self.options.skip:
+                    ask = "; skip=true leaves such files out" if len(self.paths) > 1 else ""
+                    raise EvaluationError(f"{error}{ask}") from None
+                skipped.append(error.why)
+            if again:
+                self._unchanged.check(path)
         if skipped and not some:
-            raise EvaluationError(f"nothing is left to score: all {len(skipped)} were skipped, such as {skipped[0]}")
+            more = f", and {len(skipped) - 1} more without a text" if skipped[1:] else ""
+            raise EvaluationError(f"nothing is left to score with skip=true: {skipped[0]}{more}")
         self.notes = self._left_out
         if skipped:
             more = f", and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-            self.notes = [*self.notes, f"skipped {len(skipped)} without a text: {'; '.join(skipped[:3])}{more}"]
-
-    def _check_unchanged(self, path: str) -> None:
-        try:
-            status = Path(path).stat()
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from None
-        now = (status.st_size, status.st_mtime_ns)
-        if self._read.setdefault(path, now) != now:
-            raise EvaluationError(f"{path} changed while it was evaluated, so the models would read different texts")
+            note = f"skipped {len(skipped)} without a text: {'; '.join(skipped[:3])}{more}"
+            self.notes = [*self.notes, shown(note)]
 
     def _from_file(self, path: str, skipped: list[str]) -> Iterator[Document]:
         kept = self._kept[path]
         long = self.long and kept is None
-        try:
-            parts = read_parts(path) if long else [read_text(path) if kept is None else kept]
-            if not any(part.strip() for part in parts):  # of a long text, the first part with something in it is enough
-                raise EmptyError(f"{path} holds only white space; there is nothing to score")
-        except EmptyError as error:
-            if not self.options.skip:
-                ask = "; skip=true leaves such files out" if len(self.paths) > 1 else ""
-                raise EmptyError(f"{error}{ask}") from None
-            skipped.append(f"{path} is empty")
-            return
+        parts = read_parts(path) if long else [read_text(path) if kept is None else kept]
+        if not any(part.strip() for part in parts):  # of a long text, the first part with something in it is enough
+            raise EmptyError(f"{named(path)} holds only white space")
         if long:
             yield Document(self._id(path), "", parts=partial(read_parts, path))
         else:
@@ -121,10 +129,10 @@ class Text(Task):
             else:
                 raise EvaluationError(no_text(record, self.options.field, f"{path}, {where}", text))
         if not found:
-            raise EvaluationError(f"{path} holds no records")
+            raise EmptyError(f"{path} holds no records")
 
     def _records(self, path: str) -> Iterator[Record]:
-        if is_parquet(path):
+        if self._kept[path] is None and is_parquet(path):
             return records_of_parquet(path, self.options.field)
         text, suffix = self._kept[path], suffix_of(path)
         if suffix == ".parquet":
@@ -137,6 +145,11 @@ class Text(Task):
         return ((f"line {number}", record) for number, record in jsonl(lines_of(parts), path))
 
 
+def _holds_records(path: str) -> bool:
+    """Whether a field of records is the text; of what is not a file, which can be read once, the name alone tells."""
+    return suffix_of(path) in RECORDS or (Path(path).is_file() and path != "-" and is_parquet(path))
+
+
 def _size(path: str) -> int:
     """Bytes of the text in the file: of a compressed one a guess, for English is a third of its size by gzip."""
     return Path(path).stat().st_size * (3 if is_compressed(path) else 1)
@@ -146,8 +159,11 @@ def make_text(argument: str | None, *, field: str | None = None, hidden: bool = 
     """Your own text, text:PATH: file, folder, glob, - for stdin; JSONL, JSON, CSV, TSV, Parquet by field=NAME."""
     if argument is None:
         raise UsageError("task 'text' needs a path: text:book.txt, text:folder, text:'*.txt', or text:- to read stdin")
-    found = _find(argument, hidden)
-    if field is not None and not any(suffix_of(path) in RECORDS or is_parquet(path) for path in found.files):
+    if field == "":
+        raise UsageError("task 'text': field= names no field of the records")
+    with looking_at(argument):
+        found = _find(argument, hidden)
+    if field is not None and not any(_holds_records(path) for path in found.files):
         raise UsageError(f"task 'text': field={field} is for records ({', '.join(RECORDS)}), and {argument} has none")
     options = Options(field or "text", hidden, skip)
     return Text(found, options, argument if Path(argument).is_dir() else None)
@@ -158,11 +174,7 @@ def _find(argument: str, hidden: bool) -> Found:
     if argument == "-" or path.is_file():
         return Found([argument])
     if path.is_dir():
-        found = files_in_folder(path, lambda file: file.suffix in SUFFIXES, hidden=hidden)
-        if not found.files:
-            ask = "" if hidden else f"; hidden files and folders are read with text:{argument},hidden=true"
-            raise EvaluationError(f"the folder {argument} holds no text; looked for {', '.join(SUFFIXES)}{ask}")
-        return found
+        return _find_in_folder(path, hidden)
     if path.exists():  # a pipe, as in text:<(zcat book.gz)
         return Found([argument])
     if not has_wildcard(argument):
@@ -172,11 +184,31 @@ def _find(argument: str, hidden: bool) -> Found:
         )
     found = files_of_glob(argument, hidden=hidden)
     if not found.files:
-        only = (
-            found.notes[0] if found.notes else "a folder is named without a wildcard, or searched with folder/**/*.txt"
-        )
-        raise UsageError(f"nothing matches {argument}; {only}")
+        ask = f"the files in a folder are matched by FOLDER/*, and all the way down by FOLDER{os.sep}**{os.sep}*"
+        raise UsageError(f"no file matches {argument}; {found.notes[0] if found.notes else ask}")
     return found
+
+
+def _find_in_folder(folder: Path, hidden: bool) -> Found:
+    def by_name(file: Path) -> bool:
+        return file.suffix.lower() in SUFFIXES
+
+    def by_glob_only(file: Path) -> bool:
+        kinds = (*SUFFIXES, *RECORDS)
+        return not by_name(file) and suffix_of(str(file)) in kinds and not is_json_object(str(file))
+
+    found = files_in_folder(folder, by_name, hidden=hidden)
+    others = files_in_folder(folder, by_glob_only, hidden=hidden).files
+    if others:
+        count = f"{len(others)} files of other kinds, such as {others[0]}" if others[1:] else others[0]
+        glob = folder / "**" / f"*{Path(others[0]).suffix}"
+        found.notes.append(shown(f"left out {count}; a glob reads them: text:'{glob}'"))
+    if found.files:
+        return found
+    why = found.notes or [f"looked for {', '.join(SUFFIXES)}"]
+    if not hidden and files_in_folder(folder, by_name, hidden=True).files:
+        why.append(f"hidden files and folders are read with text:{folder},hidden=true")
+    raise EvaluationError(f"the folder {folder} holds no text; {'; '.join(why)}")
 
 
 @hookimpl

@@ -5,8 +5,9 @@ import pytest
 from models import BytesModel
 
 import evalgpt
+from evalgpt import cells
 from evalgpt.compare import compare, summarise
-from evalgpt.repeats import originals_of
+from evalgpt.repeats import fold_repeats, originals_of
 
 TEXTS = [f"The mill of number {n} stood by the river, {'and its wheel turned. ' * (1 + n % 3)}" for n in range(8)]
 
@@ -45,6 +46,8 @@ def verdicts(*texts, long=0):
         (["A text", "another\ufeff one, \ufeff two"], "byte_order_mark", ["1 of 2", "d1 at character 7"]),
         (["A text", "another wi\0th a few\0"], "nul", ["1 of 2 documents", "d1 at character 10"]),
         (["A text".encode("utf-16-le").decode()], "utf16", ["iconv -f UTF-16LE -t UTF-8"]),
+        (["A text".encode("utf-32-le").decode()], "utf32", ["iconv -f UTF-32LE -t UTF-8"]),
+        (["A text".encode("utf-32-be").decode()], "utf32", ["iconv -f UTF-32BE -t UTF-8"]),
         (["A text".encode("utf-16-be").decode()], "utf16", ["iconv -f UTF-16BE -t UTF-8"]),
         (["A text", "another", "A text", "A text"], "repeated_documents", ["2 of 4", "d2 repeats d0"]),
     ],
@@ -131,3 +134,28 @@ def test_a_divergence_takes_copies_as_one_document():
     assert twice.mean.units == alone.mean.units == 30
     assert twice.mean.standard_error == pytest.approx(alone.mean.standard_error, rel=1e-12)
     assert twice.tokens == 60
+
+
+def test_copies_whose_originals_have_no_scores_stay_documents_of_their_own():
+    """As in a sample of windows: rows 0 and 1 are the originals of 2 and 3, of which alone something was scored."""
+    losses, row = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2, 2, 3, 4])
+    (folded,), document = fold_repeats([losses], row.copy(), (row, np.array([0, 1, 0, 0])), [0, 1, 0, 1, 0])
+    assert len(set(document)) == 2
+    assert sorted(folded) == [2, 3, 5]
+    assert [folded[document == d].sum() for d in sorted(set(document), key=lambda d: folded[document == d].sum())] == [
+        3,
+        7,
+    ]
+
+
+@pytest.mark.parametrize("copies", [0, 300])
+@pytest.mark.parametrize("size", [8, 64, 512])
+def test_short_texts_in_parts_have_the_interval_of_whole_ones(monkeypatch, copies, size):
+    """Cells wider than the texts would mix copies with others: the interval was up to 35 times too narrow."""
+    texts = [f"{'abcdefgh'[n % 8] * (5 + n % 11)} {n}" for n in range(300)]
+    mixed = [text for n, text in enumerate(texts) for text in [text] + ["once more zzz"] * (copies > n)]
+    monkeypatch.setattr(cells, "CELLS", size)
+    parts, whole = (evaluation(*mixed, long=long).metrics.uncertainty for long in (1, 0))
+    assert parts.method == whole.method == "clusters"
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-9)
+    assert parts.bits_per_byte == pytest.approx(whole.bits_per_byte, rel=1e-9)

@@ -74,8 +74,8 @@ def test_each_real_file_is_read_once_under_its_own_name(inside):
     os.link(inside / "b.txt", inside / "c.txt")
     task = PLUGINS.task("text:in")
     assert [document.id for document in task.documents()] == ["a.txt", "b.txt"]
-    assert any("2 more names" in note for note in task.notes)
-    assert any("2 more names" in note for note in evaluate(BytesModel(uniform_loss), task).notes)
+    assert any("2 names" in note and "0.txt (the same file as" in note for note in task.notes)
+    assert any("2 names" in note for note in evaluate(BytesModel(uniform_loss), task).notes)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,27 @@ def test_minimal_pairs_of_a_folder(inside):
     linked(inside / "y.jsonl", "x.jsonl")
     assert ids("minimal-pairs:in") == ["x/1/good", "x/1/bad"]
     assert len(ids("minimal-pairs:in,hidden=true")) == 4
+
+
+def test_a_file_not_yet_there_is_one_of_a_glob_by_whole_names_and_through_links(inside):
+    (inside / "sub").mkdir()
+    linked(inside.parent / "link", "in")
+    for pattern, target, expected in [
+        ("in/*.json", "in/r.json", True),
+        ("in/*.json", "in/sub/r.json", False),
+        ("in/**/*.json", "in/sub/r.json", True),
+        ("in/**/*.json", "in/r.json", True),
+        ("in/**", "in/sub/r.json", True),
+        ("in/*/r.json", "in/sub/r.json", True),
+        ("in/[a-q]*.json", "in/r.json", False),
+        ("link/*.json", "in/r.json", True),
+        ("in/*.json", "link/r.json", True),
+        ("in/*.json", "r.json", False),
+        ("**/*.json", "in/sub/r.json", True),
+    ]:
+        assert _reads(pattern, target) == expected, (pattern, target)
+        if not expected:
+            continue
+        written(inside.parent / target, "{}")
+        assert _reads(pattern, target), "and once it is there"
+        (inside.parent / target).unlink()

@@ -8,6 +8,8 @@ import os
 import pickle
 import sqlite3
 import sys
+import tarfile
+import threading
 import zipfile
 from contextlib import closing
 
@@ -16,6 +18,7 @@ import pytest
 
 from evalgpt import Document, EvaluationError, UsageError
 from evalgpt.plugins import load_plugins
+from evalgpt.tasks import reading
 from evalgpt.tasks import text as module
 
 PLUGINS = load_plugins()
@@ -213,3 +216,176 @@ def test_a_file_that_changes_between_two_models_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(UsageError, match="cannot read"):
         list(found.documents())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("r.jsonl", '{"text": "one", "text": "two"}'),
+        ("r.json", '[{"text": "one", "text": "two"}]'),
+        ("r.csv", "text,text\none,two\n"),
+    ],
+)
+def test_a_text_given_twice_in_one_record_is_refused(tmp_path, name, content):
+    assert "'text' more than once" in refused(written(tmp_path / name, content))
+    other = content.replace("text", "id", 1).replace("text", "id", 1)
+    other = other.replace('"two"', '"two", "text": "three"').replace("id,id\none,two", "id,id,text\none,two,three")
+    assert texts(written(tmp_path / name, other)) == ["three"]
+
+
+def test_half_a_surrogate_pair_beside_the_text_does_no_harm(tmp_path):
+    assert texts(written(tmp_path / "r.jsonl", '{"text": "one", "from": "\\ud800"}')) == ["one"]
+    assert "surrogate" in refused(written(tmp_path / "r.jsonl", '{"text": "\\ud800"}'))
+
+
+def test_an_integer_longer_than_python_reads_is_a_number(tmp_path):
+    assert texts(written(tmp_path / "r.jsonl", f'{{"text": "one", "id": {"1" * 9999}}}')) == ["one"]
+    assert "is a number" in refused(written(tmp_path / "r.jsonl", f'{{"text": {"1" * 9999}}}'))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('id,text\n1,"open\n2,more\n', ["line 2", "quote"]),
+        ("id,text\r1,one\r", ["line 1", "carriage returns"]),
+        ("id,text\n1,one\n2\n", ["line 3", "missing"]),
+    ],
+)
+def test_an_error_in_csv_names_the_line_where_its_row_begins(tmp_path, content, says):
+    message = refused(written(tmp_path / "r.csv", content))
+    assert all(part in message for part in says), message
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.json"])
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_skip_leaves_out_files_without_a_text_whatever_their_kind(tmp_path, name, content):
+    if name == "a.json" and content:
+        content = "[]"
+    written(tmp_path / name, content)
+    written(tmp_path / "b.txt", "a text")
+    message = refused(tmp_path / "*")
+    assert name in message
+    assert "skip=true" in message
+    skipping = task(tmp_path / "*", "skip=true")
+    assert [document.text for document in skipping.documents()] == ["a text"]
+    assert name in skipping.notes[0]
+    alone = refused(tmp_path / name, "skip=true")
+    assert name in alone
+    assert not (content and name == "a.txt" and "is empty" in alone)
+
+
+def test_notes_on_names_that_are_not_utf8_are_text(tmp_path):
+    try:
+        for byte in (b"\xe8", b"\xe9"):
+            written(tmp_path / f"n{byte.decode(errors='surrogateescape')}.jsonl", '{"text": ""}\n{"text": "one"}')
+    except OSError as error:
+        pytest.skip(f"needs file names that are not UTF-8: {error}")
+    skipping = task(tmp_path, "skip=true")
+    assert [document.id for document in skipping.documents()] == ["n\\xe8.jsonl:2", "n\\xe9.jsonl:2"]
+    assert "n\\xe8.jsonl" in skipping.notes[0].encode().decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        ("it\x92s".encode("latin1"), "WINDOWS-1252"),
+        ("é and ".encode() + b"\xff", "iconv -c -f UTF-8"),
+        ("a cut é".encode()[:-1], "iconv -c -f UTF-8"),
+    ],
+)
+def test_the_advice_for_bytes_that_are_not_utf8_fits_them(tmp_path, content, advice):
+    assert advice in refused(written(tmp_path / "a.txt", content))
+
+
+def test_a_line_longer_than_many_parts_is_put_together_once():
+    parts = ["ab"] * 200_000  # joined anew for each part, this takes minutes
+    assert [len(line) for line in reading.lines_of([*parts, "\n\nc", "d"])] == [400_000, 0, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("spec", ["text", "pairs"])
+def test_a_named_pipe_is_opened_once(tmp_path, spec):
+    """A second reader would wait for ever for somebody to write again."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("one\ttwo",), daemon=True)
+    writer.start()
+    piped = PLUGINS.task(f"{spec}:{pipe}")
+    read = threading.Thread(target=lambda: found.extend(piped.documents()), daemon=True)
+    found: list[Document] = []
+    read.start()
+    read.join(10)
+    assert not read.is_alive()
+    assert found[0].text == ("one\ttwo" if spec == "text" else "two")
+
+
+@pytest.mark.parametrize("spec", ["text:{}", "pairs:{}", "minimal-pairs:{}"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, spec):
+    line = '{"text": "one", "sentence_good": "a", "sentence_bad": "b"}\n'
+    path = written(tmp_path / "r.jsonl", line * 2)
+    documents = iter(PLUGINS.task(spec.format(path)).documents())
+    next(documents)
+    written(path, line * 3)
+    with pytest.raises(EvaluationError, match="changed while"):
+        list(documents)
+    reading_again = PLUGINS.task(spec.format(path))
+    list(reading_again.documents())
+    written(path, line)
+    with pytest.raises(EvaluationError, match="changed while"):
+        list(reading_again.documents())
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_a_tar_archive_is_named(tmp_path, mode):
+    written(tmp_path / "a.txt", PROSE)
+    with tarfile.open(tmp_path / "t.txt", mode) as archive:
+        archive.add(tmp_path / "a.txt", "a.txt")
+    assert "a tar archive" in refused(tmp_path / "t.txt")
+
+
+def test_what_is_compressed_twice_is_named(tmp_path):
+    assert "within one" in refused(written(tmp_path / "a.txt.gz", gzip.compress(gzip.compress(PROSE.encode()))))
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_wrong_request():
+    for spec in ("text", "pairs", "minimal-pairs"):
+        with pytest.raises(UsageError, match="name too long"):
+            PLUGINS.task(f"{spec}:{'x' * 300}")
+
+
+def test_an_empty_field_is_none(tmp_path):
+    with pytest.raises(UsageError, match="field="):
+        task(written(tmp_path / "r.jsonl", '{"text": "one"}'), "field=")
+
+
+def test_a_path_that_looks_like_an_option_is_told_how_to_be_written(tmp_path):
+    path = written(tmp_path / "a,field=b.txt", "one")
+    with pytest.raises(UsageError) as raised:
+        task(path)
+    spec = str(raised.value).rpartition("as in ")[2]
+    assert [document.text for document in PLUGINS.task(spec).documents()] == ["one"]
+
+
+def test_a_folder_is_searched_whatever_the_case_and_says_what_it_leaves_out(tmp_path):
+    written(tmp_path / "A.TXT", "one")
+    written(tmp_path / "notes.log", "no text by its name")
+    assert task(tmp_path).notes == []
+    written(tmp_path / "report.json", '{\n  "schema": 1}')
+    assert task(tmp_path).notes == []
+    for name in ("b.txt.gz", "c.csv"):
+        written(tmp_path / name, "text\ntwo")
+    found = task(tmp_path)
+    assert [document.id for document in found.documents()] == ["A.TXT"]
+    assert len(found.notes) == 1
+    assert "2 files" in found.notes[0]
+    assert "b.txt.gz" in found.notes[0]
+    (tmp_path / "A.TXT").unlink()
+    assert "b.txt.gz" in refused(tmp_path)
+    assert texts(f"{tmp_path}/**/*.csv") == ["two"]
+
+
+def test_a_parquet_column_given_twice_is_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    table = pyarrow.Table.from_arrays([pyarrow.array(["one"]), pyarrow.array(["two"])], names=["text", "text"])
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "r.parquet")
+    assert "'text' more than once" in refused(tmp_path / "r.parquet")

@@ -10,7 +10,7 @@ from evalgpt import Document, Task, evaluate
 
 pytest.importorskip("transformers", reason="needs the extra hf")
 
-from hf_models import byte_level, save, save_tokenizer
+from hf_models import GROUPED, byte_level, save, save_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, WordLevelTrainer
 
@@ -279,3 +279,16 @@ def test_the_identity_is_of_the_vocabulary(tmp_path_factory, plain):
     other = load(tmp_path_factory.mktemp("other"), metaspace(), **BOTH)
     assert again.identity == plain.identity
     assert other.identity["sha256"] != plain.identity["sha256"]
+
+
+def test_a_run_says_that_the_tokenizer_composes_characters(tmp_path):
+    """As Qwen2's, which normalises to NFC."""
+    save(tmp_path, "Qwen2", GROUPED)
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.NFC()
+    save_tokenizer(tmp_path, tokenizer)
+    text = tmp_path / "a.txt"
+    for content, changed in (("Gro\u0308ße moves you", True), ("Gr\u00f6ße moves you", False)):
+        text.write_bytes(content.encode())
+        found = evaluate(f"hf:{tmp_path}", f"text:{text}").verdicts
+        assert ("changed_text" in [verdict.name for verdict in found]) == changed

@@ -134,7 +134,7 @@ def test_wilsons_interval_solves_its_equation(successes, trials):
         ("", "is empty"),
         ("\n", "holds no pairs"),
         ('{"sentence_good": "a"}', "no sentence in the field 'sentence_bad'"),
-        ('{"sentence_good": "a", "sentence_bad": "b", "context": 3}', "context must be a text"),
+        ('{"sentence_good": "a", "sentence_bad": "b", "context": 3}', "context is a number"),
     ],
 )
 def test_pairs_that_cannot_be_used_are_named(tmp_path, content, message):

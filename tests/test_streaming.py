@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+import weakref
 from dataclasses import asdict
 
 import numpy as np
@@ -9,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from models import BytesModel
+from models import BytesModel, uniform_loss
 
 import evalgpt
 from evalgpt import cells, streaming, windows
 from evalgpt.api import task_info
 from evalgpt.cli import cli
-from evalgpt.core import Document
+from evalgpt.core import Document, Task
 from evalgpt.plugins import load_plugins
 from evalgpt.report import read_report
 from evalgpt.tasks import reading, text
@@ -319,3 +320,29 @@ def test_texts_too_short_to_score_are_noted(tmp_path):
     found = evalgpt.evaluate(model, load_plugins().task(f"text:{tmp_path}"))
     assert not found.rows
     assert "1 of 2 texts are too short for protocol exact and were not scored" in found.notes
+
+
+def test_texts_that_were_scored_are_not_kept(monkeypatch):
+    """Many records are as long together as one book."""
+
+    class Tracked(str):
+        """Text that a weak reference can follow."""
+
+    monkeypatch.setattr(streaming, "WAVE", 1)
+    alive: list[weakref.ref[Tracked]] = []
+    most = 0
+
+    class Many(Task):
+        name = "many"
+        long = 1
+
+        def documents(self):
+            nonlocal most
+            for number in range(200):
+                text = Tracked(f"record {number} of many more of its kind")
+                alive.append(weakref.ref(text))
+                yield Document(f"d{number}", text)
+                most = max(most, sum(reference() is not None for reference in alive))
+
+    evalgpt.evaluate(BytesModel(uniform_loss), Many(), batch_tokens=64)
+    assert most < 20

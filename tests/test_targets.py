@@ -209,3 +209,28 @@ def test_a_spec_names_files_beside_its_argument(tmp_path):
     targets = Targets(specs=[f"hf:{model},gguf=m.json"])
     with pytest.raises(UsageError, match="reads"):
         targets.check(str(tmp_path / "hard.json"), document_kind("report"))
+
+
+def test_what_standard_input_comes_from_is_not_replaced(tmp_path):
+    """Also with --overwrite: `evalgpt run -t text:- -o r.json < r.json`."""
+    target = tmp_path / "r.json"
+    target.write_text('{"schema": "evalgpt.report/1"}')
+    code = (
+        "import sys; from evalgpt.targets import Targets, document_kind\n"
+        "Targets(overwrite=True, specs=['text:-']).check(sys.argv[1], document_kind('report'))"
+    )
+    for name, refused in ((target, True), (tmp_path / "other", False)):
+        name.write_bytes(target.read_bytes())
+        with name.open("rb") as given:
+            ran = subprocess.run(
+                [sys.executable, "-c", code, str(target)], stdin=given, capture_output=True, check=False
+            )
+        assert (b"UsageError" in ran.stderr) == refused, ran.stderr
+
+
+@pytest.mark.parametrize("name", ["", "new/"])
+def test_a_target_without_a_name_of_a_file_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError):
+        Targets().check(name, document_kind("report"))
+    assert list(tmp_path.iterdir()) == []

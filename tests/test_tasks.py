@@ -120,8 +120,8 @@ def test_pairs_from_standard_input(stdin):
         ("p.jsonl", '{"text": "a"}\n[1, 2]\n', "line 2 is not a JSON object"),
         ("p.jsonl", '{"text": "a"}\n{"prompt": "a", "answer": "b"}', "line 2 has the fields prompt, answer; expected"),
         ("p.jsonl", "{}", "line 1 has the fields (none); expected"),
-        ("p.jsonl", '{"context": "a", "continuation": ""}', "line 1: continuation must be a text that is not empty"),
-        ("p.jsonl", '{"text": 7}', "line 1: text must be a text that is not empty"),
+        ("p.jsonl", '{"context": "a", "continuation": ""}', "line 1: continuation is empty"),
+        ("p.jsonl", '{"text": 7}', "line 1: text is a number"),
         ("p.jsonl", '{"input": "a b", "target": "x y"}', "line 1: the target 'x y' is not the input 'a b' moved on"),
         ("p.jsonl", '{"text": "\\ud800"}', "line 1"),
         ("p.tsv", "a b\tb c\nno tab\n", "line 2 has 1 filled tab-separated cells, expected 2"),
@@ -307,7 +307,7 @@ def test_a_folder_without_text_says_what_was_looked_for(tmp_path):
     [
         ("text", "needs a path"),
         ("text:nothere.txt", "there is no file or folder nothere.txt"),
-        ("text:nothere-*.txt", "nothing matches nothere-*.txt"),
+        ("text:nothere-*.txt", "no file matches nothere-*.txt"),
     ],
 )
 def test_a_path_that_is_not_there_is_refused(spec, says):
