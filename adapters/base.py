@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evalgpt.adapters.evaluating import evaluating
-from evalgpt.adapters.products import inference, matmul_backend, onednn_matmul
-from evalgpt.adapters.tiled import (
+from evalgpt.adapters.kernels.products import inference, matmul_backend, onednn_matmul
+from evalgpt.adapters.kernels.tiled import (
     Head,
     Scores,
     divergence_of_logits,
@@ -29,11 +29,11 @@ from evalgpt.adapters.tiled import (
     tiled_divergence,
     tiled_scores,
 )
-from evalgpt.adapters.tree import LARGEST_TREE, plant
-from evalgpt.capabilities import Diverges, GivesLogits, SharesPrefixes
-from evalgpt.core import Detail, Model, TokenScores, UsageError, Window
+from evalgpt.adapters.kernels.tree import LARGEST_TREE, plant
+from evalgpt.core import Detail, Diverges, GivesLogits, Model, SharesPrefixes, TokenScores, UsageError, Window
 
 __all__ = ["TorchModel", "fingerprint", "resolve_device", "resolve_dtype", "versions"]
+
 
 DTYPES = {
     "float32": torch.float32,
@@ -59,8 +59,8 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
     """Whether :meth:`hidden_tree` reads texts that begin alike."""
 
     uses_onednn_matmul: bool = False
-    """Whether oneDNN may multiply float32 matrices on the CPU where that is faster (evalgpt.adapters.products). Losses
-    then differ from torch's own in their last digits, and ``runtime`` names the backend."""
+    """Whether oneDNN may multiply float32 matrices on the CPU where that is faster (evalgpt.adapters.kernels.products).
+    Losses then differ from torch's own in their last digits, and ``runtime`` names the backend."""
 
     @cached_property
     def runtime(self) -> dict[str, object]:  # type: ignore[override]
@@ -95,8 +95,8 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
         raise NotImplementedError(f"{type(self).__name__} needs hidden() and unembedding(), or logits()")
 
     def hidden_tree(self, ids: Tensor, depth: Tensor, seen: Tensor) -> Tensor | None:
-        """States [N, d] of texts that begin alike, as the nodes of a tree (evalgpt.adapters.tree): token ``ids[i]`` at
-        position ``depth[i]`` sees the tokens ``seen[i]``, bool [N, N]; None where the model has no way to."""
+        """States [N, d] of texts with common prefixes, as the nodes of a tree (evalgpt.adapters.kernels.tree): token
+        ``ids[i]`` at position ``depth[i]`` sees the tokens ``seen[i]``, bool [N, N]; None if the model cannot."""
         return None
 
     def unembedding(self) -> Tensor:
@@ -151,7 +151,7 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
         return tiled_scores(states[nodes], self.head(), targets, detail).take(back)
 
     def next_logits(self, ids: Sequence[int], count: int = 1) -> NDArray[np.float32]:
-        """As :meth:`evalgpt.capabilities.GivesLogits.next_logits`; the head runs on the ``count`` positions alone.
+        """As :meth:`evalgpt.core.GivesLogits.next_logits`; the head runs on the ``count`` positions alone.
 
         Where they are all, the logits are those of :meth:`logits`, the model's own.
         """

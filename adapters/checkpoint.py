@@ -16,6 +16,7 @@ from evalgpt.core import EvaluationError, UsageError
 
 __all__ = ["CONFIG_KEY", "STATE_PREFIX", "at_least_float32", "check_state", "load_tensors", "unwrapped"]
 
+
 CONFIG_KEY = "evalgpt.model"
 """Where a checkpoint of ``evalgpt train`` keeps the fields of its model, as JSON in the safetensors metadata."""
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 __all__ = ["evaluating"]
 
+
 DEPTH = 4
 """How far a module is looked for in lists, mappings and objects that a model holds."""
 

@@ -6,9 +6,10 @@ import importlib.util
 from pathlib import Path
 
 from evalgpt.core import EvaluationError, Model, UsageError
-from evalgpt.hooks import Register, hookimpl
+from evalgpt.core.hooks import Register, hookimpl
 
 __all__ = ["SIZES", "make_gpt2"]
+
 
 SIZES = {
     "small": "openai-community/gpt2",
@@ -31,7 +32,7 @@ def make_gpt2(argument: str | None, *, device: str = "auto", dtype: str = "float
     elif not folder.is_dir():
         raise UsageError(f"model 'gpt2' knows {', '.join(SIZES)} or a folder, and there is no folder {size}")
 
-    from evalgpt.adapters.gpt2_weights import build_gpt2, download  # torch: not needed to list models
+    from evalgpt.adapters.gpt.gpt2 import build_gpt2, download  # torch: not needed to list models
 
     path = download(SIZES[size]) if size in SIZES else folder
     return build_gpt2(path, source=SIZES.get(size, size), device=device, dtype=dtype)

@@ -6,9 +6,10 @@ import importlib.util
 from pathlib import Path
 
 from evalgpt.core import EvaluationError, Model, UsageError
-from evalgpt.hooks import Register, hookimpl
+from evalgpt.core.hooks import Register, hookimpl
 
 __all__ = ["make_hf", "make_smollm2"]
+
 
 EXTRA = "install evalgpt's extra hf: pip install 'evalgpt[hf]', or '.[hf]' in a clone of it"
 
@@ -34,7 +35,8 @@ def make_hf(
         raise UsageError(f"model 'hf': there is no folder {argument}")
     _needs_transformers(gguf is not None)
 
-    from evalgpt.adapters.hf_model import HFModel, Source  # torch and transformers: not needed to list models
+    from evalgpt.adapters.huggingface.model import HFModel
+    from evalgpt.adapters.huggingface.source import Source  # torch and transformers: not needed to list models
 
     source = Source(argument, revision=revision, gguf=gguf, trust_remote_code=trust_remote_code)
     return HFModel(source, name="hf", context_length=context_length, tiled=tiled, device=device, dtype=dtype)
@@ -62,7 +64,8 @@ def make_smollm2(
         )
     _needs_transformers(gguf=True)
 
-    from evalgpt.adapters.hf_model import HFModel, Source
+    from evalgpt.adapters.huggingface.model import HFModel
+    from evalgpt.adapters.huggingface.source import Source
 
     source = Source(str(folder), gguf=files[0].name)
     return HFModel(source, name="smollm2", context_length=context_length, tiled=tiled, device=device, dtype=dtype)

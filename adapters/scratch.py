@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from evalgpt.core import Model, UsageError
-from evalgpt.hooks import Register, hookimpl
+from evalgpt.core.hooks import Register, hookimpl
 
 __all__ = ["PRESETS", "make_scratch"]
+
 
 PRESETS = {
     "124M": {"emb_dim": 768, "n_heads": 12, "n_layers": 12},
@@ -66,7 +67,7 @@ def make_scratch(
     fields = {key: found[key] if value is None else value for key, value in known.items()}
     _check(fields, seed)
 
-    from evalgpt.adapters.scratch_weights import build_scratch  # torch: not needed to list models
+    from evalgpt.adapters.gpt.scratch import build_scratch  # torch: not needed to list models
 
     return build_scratch(fields, seed=seed, weights=weights, device=device, dtype=dtype)
 

@@ -12,8 +12,8 @@ import statistics
 import time
 
 from evalgpt import Window
-from evalgpt.batching import BatchSize, batches
-from evalgpt.plugins import load_plugins
+from evalgpt.core.plugins import load_plugins
+from evalgpt.scoring.batching import BatchSize, batches
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.statistics import ratio_estimate, t_half_width
+from evalgpt.report.statistics import ratio_estimate, t_half_width
 
 Array = NDArray[np.float64]
 MEAN, SHAPES = 3.0, (1.1, 0.9)

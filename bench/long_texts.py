@@ -25,7 +25,7 @@ from memory import resident
 
 import evalgpt
 from evalgpt.core import Detail, Encoding, Model, TokenScores, Window
-from evalgpt.plugins import load_plugins
+from evalgpt.core.plugins import load_plugins
 from evalgpt.tasks import text
 
 
@@ -52,7 +52,7 @@ class Constant(Model):
 
 
 def one(megabytes: int) -> dict[str, float]:
-    from evalgpt.adapters.gpt2_bpe import GPT2Tokenizer
+    from evalgpt.adapters.gpt.tokenizer import GPT2Tokenizer
 
     story = (files("evalgpt.tasks") / "story.txt").read_bytes()
     with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@ def measure(way: str, preset: str, context: int) -> float:
     import torch
 
     from evalgpt import Window
-    from evalgpt.plugins import load_plugins
+    from evalgpt.core.plugins import load_plugins
 
     model = load_plugins().model(f"scratch:{preset},context_length={context}", device="cpu")
     generator = torch.Generator().manual_seed(0)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import evalgpt
-from evalgpt.plugins import load_plugins
+from evalgpt.core.plugins import load_plugins
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

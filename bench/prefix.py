@@ -14,8 +14,8 @@ import time
 import numpy as np
 
 from evalgpt import Window
-from evalgpt.batching import BatchSize, Scorer, draw
-from evalgpt.plugins import load_plugins
+from evalgpt.core.plugins import load_plugins
+from evalgpt.scoring.batching import BatchSize, Scorer, draw
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from evalgpt import Window
-from evalgpt.adapters.products import matmul_backend, onednn_matmul
-from evalgpt.adapters.tiled import scores_from_logits, tiled_scores
+from evalgpt.adapters.kernels.products import matmul_backend, onednn_matmul
+from evalgpt.adapters.kernels.tiled import scores_from_logits, tiled_scores
 from evalgpt.core import Document
-from evalgpt.plugins import load_plugins
+from evalgpt.core.plugins import load_plugins
 
 ROWS = 256
 """Rows whose full logits are held at once."""

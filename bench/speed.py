@@ -152,7 +152,7 @@ def save(folder: Path, windows: int, context: int) -> dict[str, Any]:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from evalgpt.plugins import load_plugins
+    from evalgpt.core.plugins import load_plugins
 
     module = load_plugins().model(f"scratch:context_length={context}", device="cpu").module
     torch.save(module.state_dict(), folder / "model.pth")
@@ -223,7 +223,7 @@ def a_text(tokens: int) -> str:
     """A text of exactly so many tokens: the shipped story, said again and again, cut where its tokens are."""
     from importlib.resources import files
 
-    from evalgpt.adapters.gpt2_bpe import GPT2Tokenizer
+    from evalgpt.adapters.gpt.tokenizer import GPT2Tokenizer
 
     story = (files("evalgpt.tasks") / "story.txt").read_text(encoding="utf-8")
     tokenizer = GPT2Tokenizer()
@@ -241,7 +241,7 @@ Pass = tuple[Callable[[], Any], Callable[[], Any]]
 def evalgpt(argument: str, folder: Path, context: int) -> Pass:
     import evalgpt as package
     from evalgpt import Document, Task, Window
-    from evalgpt.plugins import load_plugins
+    from evalgpt.core.plugins import load_plugins
 
     class Text(Task):
         name = "text"
@@ -301,7 +301,7 @@ def course(argument: str, folder: Path, context: int) -> Pass:
     import torch
     from llms_from_scratch.ch04 import GPTModel
 
-    from evalgpt.adapters.gpt2_bpe import GPT2Tokenizer
+    from evalgpt.adapters.gpt.tokenizer import GPT2Tokenizer
 
     model = GPTModel(
         {
@@ -338,7 +338,7 @@ def products(way: str, tokens: int, context: int) -> dict[str, Any]:
     import torch
     from torch.nn.functional import linear
 
-    from evalgpt.adapters.products import SETTING, onednn_matmul
+    from evalgpt.adapters.kernels.products import SETTING, onednn_matmul
 
     os.environ[SETTING] = way
     x, wide = torch.randn(context, WIDTH), torch.randn(context, 4 * WIDTH)

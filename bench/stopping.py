@@ -1,9 +1,9 @@
 """How often stopped intervals hold, how often a settled sign is wrong, and how many windows that takes, simulated.
 
 Each stream is a text of its own (``stopping_texts.py``): its windows' mean losses are drawn and weighted; the design of
-``evalgpt.strata`` orders them, and the rule of ``evalgpt.sequential`` stops where it will. An interval holds if the
-whole text's ratio is in it; a sign is wrong if it is not that of the whole text, and any sign is wrong where that is
-exactly 0.
+``evalgpt.scoring.strata`` orders them, and the rule of ``evalgpt.scoring.sequential`` stops where it will. An interval
+holds if the whole text's ratio is in it; a sign is wrong if it is not that of the whole text, and any sign is wrong
+where that is exactly 0.
 
 *Windows* is the mean part of the windows that were evaluated. *Oracle* is that of a design which knows the variance
 (and the difference) beforehand and looks once: for a precision, the fewest windows at which 1.96 standard errors are
@@ -31,8 +31,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from stopping_texts import BEYOND, PLAIN, RARE, TAILS, TRENDS, Array, Text, drawn, rare
 
-from evalgpt.sequential import Interval, Sequential, decided, half_width, precise_enough
-from evalgpt.strata import BOUNDARY_LEVEL, RAREST, design
+from evalgpt.scoring.sequential import Interval, Sequential, decided, half_width, precise_enough
+from evalgpt.scoring.strata import BOUNDARY_LEVEL, RAREST, design
 
 Found = dict[str, str | float]
 

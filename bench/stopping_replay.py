@@ -18,8 +18,8 @@ from stopping import stopped
 from stopping_texts import Array
 
 from evalgpt.report import Evaluation, read_report
-from evalgpt.sequential import half_width, precise_enough
-from evalgpt.strata import RAREST, unigram_loss
+from evalgpt.scoring.sequential import half_width, precise_enough
+from evalgpt.scoring.strata import RAREST, unigram_loss
 
 
 def windows_of(evaluation: Evaluation) -> tuple[Array, Array, Array]:

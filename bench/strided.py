@@ -27,7 +27,7 @@ from memory import resident
 from speed import save
 
 import evalgpt
-from evalgpt.plugins import load_plugins
+from evalgpt.core.plugins import load_plugins
 
 WAYS = ("evalgpt", "the documentation's loop")
 

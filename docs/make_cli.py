@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help; tests/test_docs.py checks that it is current."""
+"""Write docs/cli.md from the commands' own help; tests/docs/test_docs.py checks that it is current."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 import evalgpt
-from evalgpt.difference import explain, numbers_of
+from evalgpt.studies.compare.difference import explain, numbers_of
 
 PAGE = Path(__file__).parent / "why.md"
 

@@ -22,30 +22,44 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from evalgpt.core import (
+    CutsText,
     Detail,
+    Diverges,
     Document,
     Encoding,
     EvalgptError,
     EvaluationError,
+    GivesLogits,
     Model,
     Row,
     Scored,
+    SharesPrefixes,
     Task,
     TokenScores,
+    Trainable,
     UsageError,
     Window,
 )
-from evalgpt.hooks import hookimpl
+from evalgpt.core.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from evalgpt.api import evaluate, make_report
-    from evalgpt.explanation import Explanation, explain
-    from evalgpt.generation import Generation, generate
-    from evalgpt.plugins import load_plugins
-    from evalgpt.report import Evaluation, Report, read_report, write_report
+    from evalgpt.core.plugins import load_plugins
+    from evalgpt.core.protocol import Protocol
+    from evalgpt.report import Evaluation, Report, read_detail, read_report, write_report
+    from evalgpt.report.describe import make_report
+    from evalgpt.report.detail import Collected
+    from evalgpt.report.statistics import ratio_estimate
+    from evalgpt.scoring.cache import ScoreCache
+    from evalgpt.scoring.engine import Progress
+    from evalgpt.scoring.evaluate import evaluate
+    from evalgpt.studies.explanation import Explanation, explain
+    from evalgpt.studies.generation import Generation, generate
 
 __all__ = [
+    "Collected",
+    "CutsText",
     "Detail",
+    "Diverges",
     "Document",
     "Encoding",
     "EvalgptError",
@@ -53,12 +67,18 @@ __all__ = [
     "EvaluationError",
     "Explanation",
     "Generation",
+    "GivesLogits",
     "Model",
+    "Progress",
+    "Protocol",
     "Report",
     "Row",
+    "ScoreCache",
     "Scored",
+    "SharesPrefixes",
     "Task",
     "TokenScores",
+    "Trainable",
     "UsageError",
     "Window",
     "evaluate",
@@ -67,22 +87,30 @@ __all__ = [
     "hookimpl",
     "load_plugins",
     "make_report",
+    "ratio_estimate",
+    "read_detail",
     "read_report",
     "write_report",
 ]
 
 _LAZY = {
-    "evaluate": "evalgpt.api",
-    "make_report": "evalgpt.api",
-    "Explanation": "evalgpt.explanation",
-    "explain": "evalgpt.explanation",
-    "Generation": "evalgpt.generation",
-    "generate": "evalgpt.generation",
-    "load_plugins": "evalgpt.plugins",
+    "evaluate": "evalgpt.scoring.evaluate",
+    "make_report": "evalgpt.report.describe",
+    "Explanation": "evalgpt.studies.explanation",
+    "explain": "evalgpt.studies.explanation",
+    "Generation": "evalgpt.studies.generation",
+    "generate": "evalgpt.studies.generation",
+    "load_plugins": "evalgpt.core.plugins",
     "Evaluation": "evalgpt.report",
     "Report": "evalgpt.report",
     "read_report": "evalgpt.report",
     "write_report": "evalgpt.report",
+    "read_detail": "evalgpt.report",
+    "Collected": "evalgpt.report.detail",
+    "Progress": "evalgpt.scoring.engine",
+    "Protocol": "evalgpt.core.protocol",
+    "ScoreCache": "evalgpt.scoring.cache",
+    "ratio_estimate": "evalgpt.report.statistics",
 }
 
 

@@ -9,14 +9,18 @@ from importlib import resources
 from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
-from evalgpt.hooks import Register, hookimpl
+from evalgpt.core.hooks import Register, hookimpl
 from evalgpt.tasks.reading import read_text
 
 __all__ = ["Book", "make_story", "make_verdict"]
 
+
 VERDICT_FILE = "the-verdict.txt"
+
 VERDICT_SHA256 = "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f"
+
 VERDICT_URL = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/01_main-chapter-code/the-verdict.txt"
+
 STORY_SHA256 = "e84649e707f33e7d5fa0db3fc3abc6ee5ff722890fe945727dddd99dd6924bfa"
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "text_of",
 ]
 
+
 COMPRESSED = {"gzip": b"\x1f\x8b", "bzip2": b"BZh91AY", "xz": b"\xfd7zXZ\0"}
 
 SUFFIXES = (".gz", ".bz2", ".xz")

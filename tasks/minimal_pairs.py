@@ -15,12 +15,13 @@ from pathlib import Path
 from statistics import NormalDist
 
 from evalgpt.core import Document, EvaluationError, Row, Task, UsageError
-from evalgpt.finding import Found, files_of_glob
-from evalgpt.hooks import Register, hookimpl
+from evalgpt.core.finding import Found, files_of_glob
+from evalgpt.core.hooks import Register, hookimpl
 from evalgpt.tasks.formats import Absent, text_of
 from evalgpt.tasks.reading import Unchanged, jsonl, looking_at, read_text, shown
 
 __all__ = ["MinimalPairs", "make_minimal_pairs", "wilson"]
+
 
 LEVEL = 0.95
 

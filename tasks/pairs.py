@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
-from evalgpt.hooks import Register, hookimpl
+from evalgpt.core.hooks import Register, hookimpl
 from evalgpt.tasks.formats import Absent, text_of
 from evalgpt.tasks.reading import Unchanged, jsonl, looking_at, read_once, read_text
 
 __all__ = ["Pairs", "make_pairs"]
+
 
 LECTURE = (("every", " effort moves you"), ("I", " really like chocolate"))
 

@@ -27,6 +27,7 @@ __all__ = [
     "shown",
 ]
 
+
 PART = 1 << 20
 
 CONVERT = "convert it from its encoding, for example with iconv -f WINDOWS-1252 -t UTF-8"

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
-from evalgpt.finding import Found, files_in_folder, files_of_glob, has_wildcard
-from evalgpt.hooks import Register, hookimpl
+from evalgpt.core.finding import Found, files_in_folder, files_of_glob, has_wildcard
+from evalgpt.core.hooks import Register, hookimpl
 from evalgpt.tasks.formats import (
     RECORDS,
     Record,
@@ -38,6 +38,7 @@ from evalgpt.tasks.reading import (
 )
 
 __all__ = ["Text", "make_text"]
+
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
 """What a folder is searched for."""

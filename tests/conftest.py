@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 
 import pytest
+from support.reports import reports  # noqa: F401 - a fixture
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded, and for what tests start
     # Two processes of two threads each would wait for one another: the stated machine has two cores.
@@ -19,7 +20,7 @@ def pytest_report_header():
     import torch
 
     from evalgpt import UsageError
-    from evalgpt.adapters.products import matmul_backend
+    from evalgpt.adapters.kernels.products import matmul_backend
 
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
@@ -80,7 +81,7 @@ def one_thread():
 @pytest.fixture
 def book_here(tmp_path, monkeypatch):
     """A folder with texts: one to train on, and one of a few words."""
-    from training_runs import write_texts
+    from support.training_runs import write_texts
 
     monkeypatch.chdir(tmp_path)
     write_texts()

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hf_models import byte_level, save, save_tokenizer
+from support.hf_models import byte_level, save, save_tokenizer
 from tokenizers import processors
 
 from evalgpt import Document, Task
-from evalgpt.plugins import load_plugins
+from evalgpt.core.plugins import load_plugins
 
 TOLERANCE = 1e-5
 

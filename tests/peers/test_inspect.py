@@ -8,7 +8,6 @@ pytest.importorskip("transformers", reason="needs the extra hf")
 
 from click.testing import CliRunner
 from peers import parity
-from test_export import reports  # noqa: F401
 
 from evalgpt.cli import cli
 
@@ -16,7 +15,7 @@ parity.skip_without("inspect_ai")
 
 
 @pytest.fixture(scope="module")
-def logs(reports, tmp_path_factory):  # noqa: F811
+def logs(reports, tmp_path_factory):
     """Each log as inspect lists and reads it, by evaluation, with the evaluation."""
     folder = tmp_path_factory.mktemp("logs")
     names = ("mixed", "lm-eval", "part")

@@ -8,9 +8,9 @@ import torch
 from peers import parity, with_llms_from_scratch
 
 import evalgpt
-from evalgpt.capabilities import Optimisation
-from evalgpt.training import begin, train
-from evalgpt.training_log import Settings
+from evalgpt.core import Optimisation
+from evalgpt.studies.training.log import Settings
+from evalgpt.studies.training.loop import begin, train
 
 parity.skip_without(*with_llms_from_scratch.NEEDS)
 

@@ -10,7 +10,6 @@ pytest.importorskip("transformers", reason="needs the extra hf")
 
 from click.testing import CliRunner
 from peers import parity
-from test_export import reports  # noqa: F401
 
 from evalgpt.cli import cli
 
@@ -63,7 +62,7 @@ def fields(value, kind, names, where):
             yield f"{where}[{key!r}]: {inner!r} is no number"
 
 
-def exported(reports, name):  # noqa: F811
+def exported(reports, name):
     result = CliRunner().invoke(cli, ["export", str(reports[name]), "--to", "lm-eval"])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -77,7 +76,7 @@ def schema():
 
 
 @pytest.mark.parametrize("name", ["mixed", "lm-eval", "part"])
-def test_the_file_is_of_lm_evals_types(reports, schema, name):  # noqa: F811
+def test_the_file_is_of_lm_evals_types(reports, schema, name):
     found = exported(reports, name)
     assert list(violations(found, schema.EvalResults, vars(schema))) == []
     known = schema.EvalResults.__annotations__.keys()
@@ -96,13 +95,13 @@ def test_the_file_is_of_lm_evals_types(reports, schema, name):  # noqa: F811
         lambda d: d.update(git_hash=None),
     ],
 )
-def test_what_is_not_of_these_types_is_found(reports, schema, change):  # noqa: F811
+def test_what_is_not_of_these_types_is_found(reports, schema, change):
     found = exported(reports, "lm-eval")
     change(found)
     assert len(list(violations(found, schema.EvalResults, vars(schema)))) == 1
 
 
-def test_lm_eval_prints_its_table(reports):  # noqa: F811
+def test_lm_eval_prints_its_table(reports):
     with parity.running():
         from lm_eval.utils import make_table
 

@@ -16,8 +16,8 @@ import math
 
 import numpy as np
 import torch
-from hf_models import byte_level
 from peers.parity import Comparison, Texts, one_thread, running, smollm2_file, story, version
+from support.hf_models import byte_level
 
 import evalgpt
 

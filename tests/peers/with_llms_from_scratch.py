@@ -4,7 +4,7 @@ import torch
 from peers.parity import Comparison, Texts, one_thread, running, story, version
 
 import evalgpt
-from evalgpt.adapters.gpt2_bpe import GPT2Tokenizer
+from evalgpt.adapters.gpt.tokenizer import GPT2Tokenizer
 
 PEER = "llms-from-scratch"
 NEEDS = ("llms_from_scratch", "matplotlib")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import evalgpt
 from evalgpt import testing
 from evalgpt.adapters.base import TorchModel, fingerprint
-from evalgpt.hooks import Register
+from evalgpt.core.hooks import Register
 from evalgpt.protocols import Protocol
 
 

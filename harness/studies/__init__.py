@@ -1,0 +1,1 @@
+"""What is made of scores: comparison, explanation, generation, verification, training."""

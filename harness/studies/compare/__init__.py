@@ -1,0 +1,1 @@
+"""Two evaluations of one text: which is better, by how much, and why."""

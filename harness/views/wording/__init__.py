@@ -1,0 +1,1 @@
+"""Results in sentences, for terminal and page alike."""
