@@ -6,12 +6,11 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from evalgpt.cli.options import Share, common
+from evalgpt.cli.options import common
 from evalgpt.cli.shell import Cli
 from evalgpt.core.streams import finish, keep
 
@@ -28,7 +27,7 @@ COMMANDS = {
     "explain": (
         "explain",
         "command",
-        "Walk from a model's logits to its loss and perplexity on your own sentences, step by step.",
+        "Show each step from a model's logits to its loss and perplexity, on your own sentences.",
     ),
     "explain-difference": (
         "explain_difference",
@@ -36,7 +35,7 @@ COMMANDS = {
         "Explain why two reports of one text have different perplexities.",
     ),
     "export": ("export", "command", "Write reports in a format of other tools."),
-    "generate": ("generate", "command", "Let a model go on with PROMPT, shown as it is written."),
+    "generate": ("generate", "command", "Let a model continue PROMPT; each token is shown as it is written."),
     "html": (
         "html",
         "command",
@@ -71,17 +70,6 @@ def cli() -> None:
           evalgpt run --model scratch --task text:book.txt -o report.json
           evalgpt models
     """
-
-
-def rarest(option: str) -> Callable[[Any], Any]:
-    """The assumption behind ``option``, which stops before the whole text is scored."""
-    return click.option(
-        "--rarest",
-        type=Share(),
-        default="1%",
-        show_default=True,
-        help=f"Smallest share that a kind of window may have for {option} to hold.",
-    )
 
 
 def main() -> None:

@@ -1,29 +1,47 @@
-"""What ``evalgpt run`` and ``evalgpt compare`` have in common: the options, and what follows from them at once."""
+"""The options that several commands take, each declared once.
+
+A group of options is a frozen dataclass whose fields are :func:`option`; :func:`takes` gives them to a command as one
+object. A new command that runs models on tasks needs one line, ``@takes(ScoringOptions)``, or a subclass with its own.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, fields
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from evalgpt.cli.shell import F, overwriting, state_of
+from evalgpt.cli.shell import F, state_of
 from evalgpt.core import EvalgptError, EvaluationError, Model, Task, UsageError
 from evalgpt.core.plugins import Plugins
 from evalgpt.core.protocol import Protocol
 from evalgpt.core.text import visible
-from evalgpt.report.files import STDOUT
-from evalgpt.report.targets import Kind, Targets
 
 if TYPE_CHECKING:
     from evalgpt.scoring.cache import ScoreCache
 
-__all__ = ["ModelOptions", "Share", "common", "learning", "models", "names_of", "output", "running", "tasks"]
+__all__ = [
+    "ModelOptions",
+    "ScoringOptions",
+    "Share",
+    "SingleModelOptions",
+    "common",
+    "device_option",
+    "given_text",
+    "models_option",
+    "names_of",
+    "option",
+    "quiet_option",
+    "rarest_option",
+    "seed_option",
+    "takes",
+    "tasks_option",
+]
 
 
 def given_text(texts: Sequence[str]) -> list[str]:
@@ -46,67 +64,26 @@ def _standard_input() -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Which models to run on which tasks, and how."""
-
-    models: Sequence[str] = ()
-    tasks: Sequence[str] = ()
-    protocol: str | None = None
-    context: int | None = None
-    stride: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    batch_tokens: int | None = None
-    output: str | None = None
-    cache: bool = True
-    targets: Targets = field(default_factory=Targets)
-    quiet: bool = False
-
-    def check(self, plugins: Plugins) -> None:
-        """Raise UsageError for a spec whose name, key or value cannot be."""
-        for spec in self.models:
-            plugins.check("model", spec, {"device": self.device, "dtype": self.dtype})
-        for spec in self.tasks:
-            plugins.check("task", spec)
-
-    def check_target(self, path: str, kind: Kind) -> None:
-        """Raise UsageError where ``path`` cannot be written, or holds what must not be replaced."""
-        self.reads().check(path, kind)
-
-    def reads(self) -> Targets:
-        """What the command may write, given what it reads."""
-        specs = [*self.models, *self.tasks, *([self.protocol] if self.protocol is not None else [])]
-        return self.targets.reading(specs=specs)
-
-    @contextmanager
-    def open_cache(self) -> Iterator[ScoreCache | None]:
-        """Where scores are kept, None with ``--no-cache``; trouble with it is told at the end, and costs no run."""
-        if not self.cache:
-            yield None
-            return
-        from evalgpt.scoring.cache import ScoreCache  # numpy: not needed to parse a command line
-
-        with ScoreCache() as cache:
-            yield cache
-        if cache.problem is not None:
-            click.echo(f"evalgpt: warning: {visible(cache.problem)}", err=True)
-
-    def build_model(self, plugins: Plugins, spec: str) -> Model:
-        """The model of ``spec`` on the device and in the dtype asked for."""
-        from evalgpt.cli.progress import waiting  # rich: not needed to parse a command line
-
-        with waiting(f"building {spec}", self.quiet):
-            return plugins.model(spec, device=self.device, dtype=self.dtype)
-
-    def build_task(self, plugins: Plugins, spec: str) -> tuple[Task, Protocol]:
-        """The task of ``spec`` with the protocol asked for, else its own, not yet bound to a model."""
-        task = plugins.task(spec)
-        chosen = self.protocol or task.default_protocol
-        return task, plugins.protocol(chosen, context=self.context, stride=self.stride)
+def option(*names: str, **settings: Any) -> Any:
+    """A field of an options class: what :func:`click.option` takes, but for the name, which is the field's."""
+    return field(metadata={"option": (names, settings)})
 
 
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+def takes(kind: type[Any]) -> Callable[[F], F]:
+    """Give a command every option of the class ``kind``; its function gets one object of it as ``options``."""
+
+    def add(function: F) -> F:
+        @wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            values = {item.name: given.pop(item.name) for item in fields(kind)}
+            return function(*args, options=kind(**values), **given)
+
+        for item in reversed(fields(kind)):
+            names, settings = item.metadata["option"]
+            call = click.option(*names, item.name, **settings)(call)
+        return call  # type: ignore[return-value]
+
+    return add
 
 
 def common(function: F) -> F:
@@ -143,7 +120,7 @@ class Share(click.ParamType[float]):
         except ValueError:
             share = -1.0
         if not 0 < share < 1:
-            self.fail(f"{value!r} is no share between 0 and 1, as in 1% or 0.01", param, ctx)
+            self.fail(f"{value!r} does not lie between 0 and 1; give a share such as 1% or 0.01", param, ctx)
         return share
 
 
@@ -162,50 +139,7 @@ class BatchTokens(click.ParamType[int]):
         return int(value)
 
 
-def output(what: str) -> Callable[[F], F]:
-    """``-o FILE``, and ``--json`` as a short way to write ``-o -``."""
-
-    def asked(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-        ctx.meta["evalgpt.json"] = value
-
-    def chosen(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
-        if ctx.meta.get("evalgpt.json"):
-            if value not in (None, *STDOUT):
-                raise click.UsageError("--json writes to standard output and -o to a file; give one of them", ctx)
-            return "-"
-        return value
-
-    def add(function: F) -> F:
-        function = overwriting(function)
-        function = click.option(
-            "--json", is_flag=True, expose_value=False, is_eager=True, callback=asked, help="The same as -o -."
-        )(function)
-        return click.option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            type=click.Path(),
-            callback=chosen,
-            help=f"Write {what} as JSON; - for standard output.",
-        )(function)
-
-    return add
-
-
-def learning(function: F) -> F:
-    """Options of the commands that look at one model."""
-    for option in reversed(
-        [
-            click.option(
-                "-m", "--model", metavar="SPEC", required=True, shell_complete=names_of("model"), help="The model."
-            ),
-            click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
-            click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]"),
-            click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
-        ]
-    ):
-        function = option(function)
-    return function
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
 def names_of(kind: str) -> Complete:
@@ -225,32 +159,137 @@ def names_of(kind: str) -> Complete:
     return complete
 
 
-models = partial(
-    click.option, "-m", "--model", "models", metavar="SPEC", multiple=True, shell_complete=names_of("model")
-)
-
-tasks = partial(click.option, "-t", "--task", "tasks", metavar="SPEC", multiple=True, shell_complete=names_of("task"))
+# one option each, where the help differs from command to command
 
 
-def running(function: F) -> F:
-    """Options of the commands that run models."""
-    for option in reversed(
-        [
-            click.option(
-                "-p",
-                "--protocol",
-                metavar="SPEC",
-                shell_complete=names_of("protocol"),
-                help="Which tokens are scored; see 'protocols'.",
-            ),
-            click.option("--context", type=int, metavar="TOKENS", help="Tokens fed at once (the protocol's L)."),
-            click.option("--stride", type=int, metavar="TOKENS", help="Tokens between windows (the protocol's S)."),
-            click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
-            click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]"),
-            click.option("--batch-tokens", type=BatchTokens(), help="Tokens per batch, padded; auto finds how many."),
-            click.option("--cache/--no-cache", default=True, help="Keep scores of windows between runs; see 'cache'."),
-            click.option("-q", "--quiet", is_flag=True, help="No progress on standard error."),
-        ]
-    ):
-        function = option(function)
-    return function
+def models_option(**settings: Any) -> Any:
+    return option("-m", "--model", metavar="SPEC", multiple=True, shell_complete=names_of("model"), **settings)
+
+
+def tasks_option(**settings: Any) -> Any:
+    return option("-t", "--task", metavar="SPEC", multiple=True, shell_complete=names_of("task"), **settings)
+
+
+def device_option() -> Any:
+    return option("--device", metavar="DEVICE", help="Device: auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+
+
+def dtype_option(names: str = "float32, bfloat16, float16 or float64") -> Any:
+    return option("--dtype", metavar="DTYPE", help=f"Type of weights and arithmetic: {names}.  [default: float32]")
+
+
+def quiet_option(what: str = "Show no progress on standard error.") -> Any:
+    return option("-q", "--quiet", is_flag=True, help=what)
+
+
+def seed_option(what: str) -> Any:
+    """A seed from 0 up; ``what`` is random, in the words of the help."""
+    return option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=f"Seed of {what}.")
+
+
+def rarest_option(needs: str) -> Any:
+    """The assumption behind the option ``needs``, which stops before the whole text is scored."""
+    return option(
+        "--rarest",
+        type=Share(),
+        default="1%",
+        show_default=True,
+        help=f"Smallest share of the windows that any kind of window has; {needs} relies on it.",
+    )
+
+
+# groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How models are built."""
+
+    device: str | None = device_option()
+    dtype: str | None = dtype_option()
+    quiet: bool = quiet_option()
+
+    def check_models(self, plugins: Plugins, *specs: str) -> None:
+        """Raise UsageError for a spec whose name, key or value cannot be."""
+        for spec in specs:
+            plugins.check("model", spec, {"device": self.device, "dtype": self.dtype})
+
+    def build_model(self, plugins: Plugins, spec: str) -> Model:
+        """The model of ``spec`` on the device and in the dtype asked for."""
+        from evalgpt.cli.progress import waiting  # rich: not needed to parse a command line
+
+        with waiting(f"building {spec}", self.quiet):
+            return plugins.model(spec, device=self.device, dtype=self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OneModel:
+    model: str = option(
+        "-m", "--model", metavar="SPEC", required=True, shell_complete=names_of("model"), help="Model; see 'models'."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleModelOptions(ModelOptions, _OneModel):
+    """One model, which a command shows at work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Specs:
+    models: Sequence[str] = models_option(required=True, help="Model to run; may be given several times. See 'models'.")
+    tasks: Sequence[str] = tasks_option(required=True, help="Task to run; may be given several times. See 'tasks'.")
+    protocol: str | None = option(
+        "-p",
+        "--protocol",
+        metavar="SPEC",
+        shell_complete=names_of("protocol"),
+        help="Protocol: which tokens are scored, from which context; see 'protocols'.  [default: the task's]",
+    )
+    context: int | None = option(
+        "--context", type=int, metavar="TOKENS", help="Context: tokens that the model is fed at once."
+    )
+    stride: int | None = option(
+        "--stride", type=int, metavar="TOKENS", help="Stride: tokens from the start of a window to the next."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(ModelOptions, _Specs):  # the help lists the fields of the last base first
+    """Which models to run on which tasks, and how their texts are scored."""
+
+    batch_tokens: int | None = option(
+        "--batch-tokens", type=BatchTokens(), help="Tokens in a batch, with padding; auto measures the fastest size."
+    )
+    cache: bool = option(
+        "--cache/--no-cache", default=True, help="Keep the scores of windows between runs; see 'cache'."
+    )
+
+    def check(self, plugins: Plugins) -> None:
+        """Raise UsageError for a spec whose name, key or value cannot be."""
+        self.check_models(plugins, *self.models)
+        for spec in self.tasks:
+            plugins.check("task", spec)
+
+    @property
+    def specs(self) -> list[str]:
+        """Every spec that the command reads."""
+        return [*self.models, *self.tasks, *([self.protocol] if self.protocol is not None else [])]
+
+    @contextmanager
+    def open_cache(self) -> Iterator[ScoreCache | None]:
+        """The cache of scores, None with ``--no-cache``; a fault of its file is a warning at the end."""
+        if not self.cache:
+            yield None
+            return
+        from evalgpt.scoring.cache import ScoreCache  # numpy: not needed to parse a command line
+
+        with ScoreCache() as cache:
+            yield cache
+        if cache.problem is not None:
+            click.echo(f"evalgpt: warning: {visible(cache.problem)}", err=True)
+
+    def build_task(self, plugins: Plugins, spec: str) -> tuple[Task, Protocol]:
+        """The task of ``spec`` with the protocol asked for, else its own, not yet bound to a model."""
+        task = plugins.task(spec)
+        chosen = self.protocol or task.default_protocol
+        return task, plugins.protocol(chosen, context=self.context, stride=self.stride)

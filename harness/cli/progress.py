@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on standard error: a bar on a terminal, a line now and then elsewhere. rich is loaded when it is shown."""
 
 from __future__ import annotations
 
@@ -9,22 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
-from rich.table import Column
-from rich.text import Text
-
 from evalgpt.core.text import visible
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import ProgressColumn
+
     from evalgpt.scoring.engine import Progress
 
 __all__ = ["Bar", "waiting"]
@@ -46,6 +36,9 @@ class Bar:
 
     def __enter__(self) -> Self:
         if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as RichProgress
+
             console = Console(stderr=True)
             self.bar = RichProgress(*_columns(console.width), console=console, transient=True)
             self.bar.add_task(self.title, total=None, speed="", figure="")
@@ -76,7 +69,9 @@ class Bar:
 
 
 def _columns(width: int) -> list[ProgressColumn]:
-    """What there is room for, in ``width`` columns; the figure, and how much is done, always."""
+    """The columns that fit into ``width`` characters; the figure, and how much is done, always."""
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
 
     def text(what: str, most: int | None = None) -> TextColumn:
         # Cut without an ellipsis, which not every terminal has.
@@ -95,6 +90,9 @@ def _columns(width: int) -> list[ProgressColumn]:
 
 def waiting(message: str, quiet: bool) -> AbstractContextManager[object]:
     """A spinner with ``message`` while a terminal waits; silent elsewhere."""
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(stderr=True)
     spinner = "dots" if console.encoding.startswith("utf") else "line"
     if quiet or not console.is_terminal:

@@ -7,7 +7,7 @@ import errno
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -18,10 +18,7 @@ from evalgpt.core.plugins import Plugins, load_plugins
 from evalgpt.core.streams import foreign, guarded, release
 from evalgpt.core.text import visible
 
-if TYPE_CHECKING:
-    from evalgpt.report.targets import Targets
-
-__all__ = ["Cli", "goes_with", "overwriting", "state_of", "targets_of"]
+__all__ = ["Cli", "goes_with", "state_of"]
 
 
 LONGEST = 4096
@@ -176,30 +173,3 @@ def goes_with(ctx: click.Context, **needed: str) -> None:
     for name, other in needed.items():
         if not ctx.params[other] and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise UsageError(f"--{name} goes with --{other.replace('_', '-')}, which is not given")
-
-
-def overwriting(function: F) -> F:
-    """``--overwrite``, for every command that writes a file; :func:`targets_of` has what it says."""
-
-    def given(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-        ctx.meta["evalgpt.overwrite"] = value
-
-    return click.option(
-        "--overwrite",
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        callback=given,
-        help="Replace what another command of evalgpt wrote there.",
-    )(function)
-
-
-def targets_of(ctx: click.Context) -> Targets:
-    """What the command may write: never a plugin that it loads."""
-    from evalgpt.report.targets import Targets
-
-    return Targets(
-        command=ctx.find_root().meta["evalgpt.command"],
-        overwrite=ctx.meta["evalgpt.overwrite"],
-        files=state_of(ctx).extra,
-    )

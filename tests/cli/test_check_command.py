@@ -56,7 +56,7 @@ def test_a_broken_one_is_told_what_to_look_at(plugin):
 def test_what_a_cause_breaks_is_told_once(plugin):
     result = run("check", plugin, "odd:vocabulary-overstated")
     assert "the same as " in result.stdout
-    assert run("check", plugin, "odd:dropout-left-on").stdout.index("mend this first") < 400
+    assert run("check", plugin, "odd:dropout-left-on").stdout.index("fix this first") < 400
 
 
 def test_only_chooses_and_expect_excuses_with_a_reason(plugin):

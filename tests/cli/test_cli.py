@@ -232,7 +232,7 @@ def test_the_report_is_written_after_each_evaluation(here, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evalgpt.cli.commands.run.print_evaluations", interrupt)
+    monkeypatch.setattr("evalgpt.views.terminal.evaluation.print_evaluations", interrupt)
     assert evalgpt("run", "-m", SMALL, "-t", "pairs", "-o", "out.json").exit_code == 1
     assert len(read_report("out.json").evaluations) == 1
 

@@ -249,7 +249,7 @@ def test_completion_loads_no_torch():
         "import os, sys\nfrom click.shell_completion import BashComplete\nfrom evalgpt.cli import cli\n"
         "os.environ.update(COMP_WORDS='evalgpt run -m s', COMP_CWORD='3')\n"
         "found = BashComplete(cli, {}, 'evalgpt', '_EVALGPT_COMPLETE').complete()\nassert 'scratch' in found, found\n"
-        "print(*({'torch', 'transformers', 'tiktoken'} & sys.modules.keys()))"
+        "print(*({'torch', 'transformers', 'tiktoken', 'numpy', 'rich'} & sys.modules.keys()))"
     )
     assert succeeded(process(script=script)).stdout.strip() == ""
 

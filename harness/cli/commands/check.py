@@ -2,48 +2,67 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from evalgpt.cli.options import common, names_of, output
+from evalgpt.cli.options import ModelOptions, common, names_of, option, takes
+from evalgpt.cli.output import Output, output
 from evalgpt.cli.progress import waiting
-from evalgpt.cli.shell import state_of, targets_of
+from evalgpt.cli.shell import state_of
 from evalgpt.core import Model, UsageError
 from evalgpt.core.guard import calling, described
 from evalgpt.core.plugins import Plugins
 from evalgpt.core.specs import parse
-from evalgpt.report.document import to_json
-from evalgpt.report.files import STDOUT, write_bytes
-from evalgpt.report.targets import Targets, document_kind, own_command
-from evalgpt.testing.kit import CHECKS, Checked, Outcome, names, run_check
-from evalgpt.testing.subject import Subject
-from evalgpt.views.terminal.console import console_for, say
+
+if TYPE_CHECKING:
+    from evalgpt.testing.kit import Outcome
 
 __all__ = ["CheckOptions", "check_all", "command"]
+
+MARKS = {"passed": "ok", "failed": "FAILED", "skipped": "skipped", "expected": "expected", "unexpected": "FAILED"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OwnOptions:
+    other: str | None = option(
+        "--other", metavar="SPEC", help="The same kind of model with other weights; its fingerprint must differ."
+    )
+    only: Sequence[str] = option(
+        "--only", multiple=True, metavar="NAME", help="Check to run; may be given several times."
+    )
+    expect: Sequence[str] = option(
+        "--expect", multiple=True, metavar="NAME=REASON", help="Check that is known to fail, and why it does."
+    )
+    seed: int = option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of the random texts that the checks score."
+    )
+    tolerance: float | None = option(
+        "--tolerance",
+        type=float,
+        metavar="NATS",
+        help="Largest difference, in nats, between scores that must be equal.  [default: by dtype]",
+    )
+    longest: int = option(
+        "--longest", type=click.IntRange(min=1), default=4096, show_default=True, help="Longest window, in tokens."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(ModelOptions, _OwnOptions):
+    """The options of ``evalgpt check``."""
 
 
 @click.command("check")
 @click.argument("model", metavar="[SPEC]", required=False, shell_complete=names_of("model"))
-@click.option("--other", metavar="SPEC", help="The same kind of model with other weights, for the fingerprint.")
-@click.option("--only", multiple=True, metavar="NAME", help="Run this check alone; may be given several times.")
-@click.option("--expect", multiple=True, metavar="NAME=REASON", help="This check is known to fail, and why.")
-@click.option("--list", "listing", is_flag=True, help="List the checks, and what each asserts.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random texts that are scored.")
-@click.option("--tolerance", type=float, metavar="NATS", help="By which equal scores may differ.  [default: by dtype]")
-@click.option(
-    "--longest", type=click.IntRange(min=1), default=4096, show_default=True, help="Longest window, in tokens."
-)
-@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
-@click.option("--dtype", metavar="DTYPE", help="float32, bfloat16, float16, float64.  [default: float32]")
-@output("the outcomes")
-@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+@click.option("--list", "listing", is_flag=True, help="List the checks with what each asserts, and run none.")
+@takes(CheckOptions)
+@output("check", "the outcomes")
 @common
 @click.pass_context
-def command(ctx: click.Context, /, model: str | None, listing: bool, **options: Any) -> None:
+def command(ctx: click.Context, /, model: str | None, listing: bool, options: CheckOptions, output: Output) -> None:
     """Check an adapter: shift, causality, padding, probabilities, tokenizer, fingerprint.
 
     Each check says what to look at when it fails; the exit code is then 1. Wrong adapters give plausible numbers.
@@ -53,90 +72,66 @@ def command(ctx: click.Context, /, model: str | None, listing: bool, **options: 
           evalgpt check --plugin my_plugin.py my-model:seed=1 --other my-model:seed=2
           evalgpt check hf:./my-model --expect round_trip="lower-cases by design"
     """
-
     if listing:
         list_checks()
     elif model is None:
         raise click.UsageError("Missing argument 'SPEC'.", ctx)
     else:
-        ctx.exit(check_all(state_of(ctx).plugins, CheckOptions(model=model, **options, targets=targets_of(ctx))))
+        ctx.exit(check_all(state_of(ctx).plugins, model, options, output))
 
 
-MARKS = {"passed": "ok", "failed": "FAILED", "skipped": "skipped", "expected": "expected", "unexpected": "FAILED"}
+def check_all(plugins: Plugins, spec: str, options: CheckOptions, output: Output) -> int:
+    """Run the checks on the model of ``spec`` and print one line each; the exit code, 1 if any failed."""
+    from evalgpt.testing.kit import Checked, names, run_check
+    from evalgpt.testing.subject import Subject
 
-
-@dataclass(frozen=True, kw_only=True)
-class CheckOptions:
-    """The options of ``evalgpt check``."""
-
-    model: str
-    other: str | None = None
-    only: Sequence[str] = ()
-    expect: Sequence[str] = ()
-    seed: int = 0
-    tolerance: float | None = None
-    longest: int = 4096
-    device: str | None = None
-    dtype: str | None = None
-    output: str | None = None
-    quiet: bool = False
-    targets: Targets = field(default_factory=Targets)
-
-
-def check_all(plugins: Plugins, options: CheckOptions) -> int:
-    """Run the checks and print one line each; the exit code, 1 if any failed."""
     expected = _expected(options.expect)
     chosen = names(options.only)
     left_out = [name for name in expected if name not in chosen]
     if left_out:
         raise UsageError(f"--expect {left_out[0]} names a check that --only leaves out")
-    if options.output is not None and options.output not in STDOUT:
-        specs = list(filter(None, (options.model, options.other)))
-        options.targets.reading(specs=specs).check(options.output, document_kind("check"))
-    given = {"device": options.device, "dtype": options.dtype}
-    other = options.other or _other_seed(plugins, options.model)
-    for spec in filter(None, (options.model, other)):
-        plugins.check("model", spec, given)
+    output.reading(specs=list(filter(None, (spec, options.other)))).check()
+    other = options.other or _other_seed(plugins, spec)
+    options.check_models(plugins, *filter(None, (spec, other)))
 
     def build(spec: str) -> Model:
         return plugins.model(spec, device=options.device, dtype=options.dtype, checked=False)
 
     subject = Subject(
-        build=lambda: build(options.model),
+        build=lambda: build(spec),
         other=None if other is None else lambda: build(other),
         seed=options.seed,
         tolerance=options.tolerance,
         longest=options.longest,
     )
-    with waiting(f"building {options.model}", options.quiet):
+    with waiting(f"building {spec}", options.quiet):
         model = subject.model
-    err = options.output in STDOUT
     outcomes: list[Outcome] = []
     for name in chosen:
         with waiting(f"checking {name}", options.quiet):
             outcomes.append(run_check(subject, name, expected.get(name)))
-        _print(outcomes, err)
-    _summary(options.model, outcomes, err)
-    if options.output is not None:
+        _print(outcomes, output.to_stdout)
+    _summary(spec, outcomes, output.to_stdout)
+    if output.path is not None:
         with calling(model, "its attributes"):
             fingerprint, allowed = getattr(model, "fingerprint", None), subject.allowed
         checked = Checked(
-            command=own_command(options.targets.command),
-            model=options.model,
+            command=output.command,
+            model=spec,
             fingerprint=fingerprint if isinstance(fingerprint, str) else described(fingerprint),
             seed=options.seed,
             tolerance=allowed,
             outcomes=outcomes,
         )
-        if err:
-            sys.stdout.buffer.write(to_json(checked))
-        else:
-            write_bytes(to_json(checked), options.output)
+        output.write(checked)
     return 0 if all(outcome.good for outcome in outcomes) else 1
 
 
 def list_checks() -> None:
     """Print every check with what it asserts."""
+    from evalgpt.testing.kit import CHECKS
+    from evalgpt.views.terminal.console import console_for, say
+
     console = console_for()
     for name, check in CHECKS.items():
         say(console, name)
@@ -144,6 +139,8 @@ def list_checks() -> None:
 
 
 def _expected(given: Sequence[str]) -> dict[str, str]:
+    from evalgpt.testing.kit import names
+
     expected = {}
     for item in given:
         name, _, reason = item.partition("=")
@@ -168,7 +165,9 @@ def _other_seed(plugins: Plugins, spec: str) -> str | None:
 
 
 def _print(outcomes: Sequence[Outcome], err: bool) -> None:
-    """Print the last outcome; what was told before is not told again."""
+    """Print the last outcome; a message that an earlier check has is not repeated."""
+    from evalgpt.views.terminal.console import console_for, say
+
     console = console_for(err=err)
     outcome = outcomes[-1]
     say(console, f"{MARKS[outcome.status]:<8} {outcome.check}")
@@ -176,10 +175,12 @@ def _print(outcomes: Sequence[Outcome], err: bool) -> None:
     if outcome.message:
         say(console, outcome.message if before is None else f"the same as {before}", indent=9)
     if outcome.check == "repeatable" and outcome.status == "failed":
-        say(console, "scores that differ by themselves fail most of what follows; mend this first", indent=9)
+        say(console, "scores that differ by themselves fail most of the checks that follow; fix this first", indent=9)
 
 
 def _summary(model: str, outcomes: Sequence[Outcome], err: bool) -> None:
+    from evalgpt.views.terminal.console import console_for, say
+
     counts = {status: sum(o.status == status for o in outcomes) for status in MARKS}
     failed = counts["failed"] + counts["unexpected"]
     parts = [f"{counts['passed']} passed", f"{failed} failed"]

@@ -3,56 +3,70 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from evalgpt.cli.app import rarest
-from evalgpt.cli.options import ModelOptions, common, models, output, running, tasks
+from evalgpt.cli.options import (
+    ScoringOptions,
+    common,
+    models_option,
+    option,
+    rarest_option,
+    seed_option,
+    takes,
+    tasks_option,
+)
+from evalgpt.cli.output import Output, check_outputs, output
 from evalgpt.cli.progress import Bar
-from evalgpt.cli.shell import goes_with, state_of, targets_of
+from evalgpt.cli.shell import goes_with, state_of
 from evalgpt.core import Model, Task, UsageError
 from evalgpt.core.guard import calling
 from evalgpt.core.plugins import Plugins
 from evalgpt.core.protocol import Protocol
 from evalgpt.core.validation import documents_of
-from evalgpt.report.describe import make_report
-from evalgpt.report.document import Evaluation, read_report, to_json, write_report
-from evalgpt.report.files import STDOUT, write_bytes
-from evalgpt.report.targets import check_distinct, document_kind, own_command
-from evalgpt.scoring.batching import BatchSize
-from evalgpt.scoring.cache import ScoreCache
-from evalgpt.scoring.engine import Result, bind, plan_windows, row_of
-from evalgpt.scoring.evaluate import assemble, evaluate, scorer_for
-from evalgpt.scoring.strata import RAREST
-from evalgpt.studies.compare.comparison import Comparison, Comparisons, Decision, compare, pairs_of
-from evalgpt.studies.compare.decide import until_decided
-from evalgpt.studies.compare.divergence import check_models, diverge
-from evalgpt.views.terminal.comparison import print_comparisons
+from evalgpt.report.files import STDOUT
+from evalgpt.report.targets import document_kind
+
+if TYPE_CHECKING:
+    from evalgpt.report.document import Evaluation
+    from evalgpt.scoring.cache import ScoreCache
+    from evalgpt.studies.compare.comparison import Comparison, Decision
 
 __all__ = ["CompareOptions", "command", "compare_all"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(ScoringOptions):
+    """The options of ``evalgpt compare``."""
+
+    models: Sequence[str] = models_option(help="Model to run; may be given several times. The first is the baseline.")
+    tasks: Sequence[str] = tasks_option(help="Task to run the models on; may be given several times. See 'tasks'.")
+    kl: bool = option("--kl", is_flag=True, help="Also measure the KL divergence from the baseline (one vocabulary).")
+    until_decided: bool = option(
+        "--until-decided", is_flag=True, help="Stop when it is settled which of two models is better on this text."
+    )
+    seed: int = seed_option("the random order in which --until-decided scores windows")
+    rarest: float = rarest_option("--until-decided")
+    fail_if_worse: float | None = option(
+        "--fail-if-worse", type=float, metavar="X", help="Exit 1 if a model is worse by more than X bits per byte."
+    )
+    save_report: str | None = option(
+        "--save-report", metavar="FILE", help="Also write the report of the runs that are compared to FILE."
+    )
+
+
 @click.command("compare")
 @click.argument("reports", nargs=-1, metavar="[REPORT]...")
-@models(help="A model to run; the first is the baseline.")
-@tasks(help="A task to run them on.")
-@running
-@click.option("--kl", is_flag=True, help="Also the KL divergence from the baseline (one vocabulary).")
-@click.option("--until-decided", is_flag=True, help="Stop when it is settled which of two is better on this text.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order, until decided.")
-@rarest("--until-decided")
-@click.option("--fail-if-worse", type=float, metavar="X", help="Exit 1 if worse by more than X bits per byte.")
-@output("the comparison")
-@click.option("--save-report", metavar="FILE", help="Keep the report of the runs.")
+@takes(CompareOptions)
+@output("comparison", "the comparison")
 @common
 @click.pass_context
-def command(ctx: click.Context, /, **options: Any) -> None:
+def command(ctx: click.Context, /, reports: Sequence[str], options: CompareOptions, output: Output) -> None:
     """Compare models on the same text: which is better, by how much, and how sure.
 
     Give reports made by 'run -o', or models and tasks to run. The first is the baseline. With one tokenizer, tokens are
@@ -63,52 +77,39 @@ def command(ctx: click.Context, /, **options: Any) -> None:
           evalgpt compare -m scratch -m smollm2 -t verdict
           evalgpt compare before.json after.json --fail-if-worse 0.01
     """
-
     goes_with(ctx, seed="until_decided", rarest="until_decided")
-    targets = targets_of(ctx)
-    code = compare_all(state_of(ctx).plugins, CompareOptions(**options, targets=targets), targets.command)
-    ctx.exit(code)
+    ctx.exit(compare_all(state_of(ctx).plugins, reports, options, output))
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions(ModelOptions):
-    """The options of ``evalgpt compare``."""
-
-    reports: Sequence[str] = ()
-    kl: bool = False
-    until_decided: bool = False
-    seed: int = 0
-    rarest: float = RAREST
-    fail_if_worse: float | None = None
-    save_report: str | None = None
-
-
-def compare_all(plugins: Plugins, options: CompareOptions, command: Sequence[str]) -> int:
+def compare_all(plugins: Plugins, reports: Sequence[str], options: CompareOptions, output: Output) -> int:
     """Compare reports, or run the models and compare; the exit code."""
-    _check(options)
-    if options.reports:
-        evaluations = [e for path in options.reports for e in read_report(path).evaluations]
+    from evalgpt.report.document import read_report
+    from evalgpt.studies.compare.comparison import Comparisons
+    from evalgpt.views.terminal.comparison import print_comparisons
+
+    _check(reports, options)
+    output = output.reading(specs=options.specs, files=reports)
+    report_output = output.at(options.save_report, document_kind("report"))
+    check_outputs(output, report_output)
+    if reports:
+        evaluations = [e for path in reports for e in read_report(path).evaluations]
         comparisons = _against_first(evaluations, strict=options.fail_if_worse is not None)
     else:
         comparisons = []
         try:
             with options.open_cache() as cache:
-                for comparison in _run(plugins, options, command, cache):
+                for comparison in _run(plugins, options, report_output, cache):
                     comparisons.append(comparison)  # one by one: what was compared before a failure is shown
         except Exception:
-            print_comparisons(comparisons, err=options.output in STDOUT)
+            print_comparisons(comparisons, err=output.to_stdout)
             raise
-    print_comparisons(comparisons, err=options.output in STDOUT)
-    data = to_json(Comparisons(command=own_command(command), comparisons=comparisons))
-    if options.output in STDOUT:
-        sys.stdout.buffer.write(data)
-    elif options.output is not None:
-        write_bytes(data, options.output)
+    print_comparisons(comparisons, err=output.to_stdout)
+    output.write(Comparisons(command=output.command, comparisons=comparisons))
     return _gate(comparisons, options.fail_if_worse)
 
 
-def _check(options: CompareOptions) -> None:
-    if bool(options.reports) == bool(options.models):
+def _check(reports: Sequence[str], options: CompareOptions) -> None:
+    if bool(reports) == bool(options.models):
         raise UsageError("give either reports, or models with -m and tasks with -t, to compare")
     if options.models and (len(options.models) < 2 or not options.tasks):
         raise UsageError("a comparison needs two models or more (-m A -m B) and a task (-t T)")
@@ -121,21 +122,18 @@ def _check(options: CompareOptions) -> None:
     names = ("protocol", "context", "stride", "device", "dtype", "batch_tokens", "kl", "until_decided", "save_report")
     given = ["--task"] * bool(options.tasks)
     given += [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
-    if options.reports and given:
+    if reports and given:
         raise UsageError(f"{given[0]} goes with models to run (-m), not with reports that are already there")
     limit = options.fail_if_worse
     if limit is not None and not 0 <= limit < math.inf:
         raise UsageError(f"--fail-if-worse takes bits per byte from 0 up, not {limit}")
     if options.save_report in STDOUT:
         raise UsageError("--save-report needs a file; -o - writes the comparison to standard output")
-    named = ((options.output, document_kind("comparison")), (options.save_report, document_kind("report")))
-    written = [(path, kind) for path, kind in named if path is not None and path not in STDOUT]
-    check_distinct(*(path for path, _ in written))
-    for path, kind in written:
-        options.reads().reading(files=options.reports).check(path, kind)
 
 
 def _against_first(evaluations: Sequence[Evaluation], strict: bool) -> list[Comparison]:
+    from evalgpt.studies.compare.comparison import compare, pairs_of
+
     pairs, left_out = pairs_of(evaluations)
     if left_out and strict:
         raise UsageError(f"with --fail-if-worse every text must be compared, and this was not: {left_out[0]}")
@@ -157,14 +155,18 @@ def _part(evaluation: Evaluation) -> str | None:
 
 
 def _run(
-    plugins: Plugins, options: CompareOptions, command: Sequence[str], cache: ScoreCache | None
+    plugins: Plugins, options: CompareOptions, report_output: Output, cache: ScoreCache | None
 ) -> Iterator[Comparison]:
+    from evalgpt.report.describe import make_report
+    from evalgpt.studies.compare.comparison import compare
+    from evalgpt.studies.compare.divergence import check_models
+
     options.check(plugins)
     pairs = [options.build_task(plugins, spec) for spec in options.tasks]
     models = [options.build_model(plugins, spec) for spec in options.models]
     for model in models[1:] if options.kl else ():
         check_models((models[0], model))
-    report = make_report([], command)
+    report = make_report([], report_output.targets.command)
     for task, protocol in pairs:
         common = _common(protocol, models)
         decision = None
@@ -173,13 +175,13 @@ def _run(
         else:
             evaluations = [_evaluate(model, task, common, options, cache) for model in models]
         report = msgspec.structs.replace(report, evaluations=[*report.evaluations, *evaluations])
-        if options.save_report is not None:
-            write_report(report, options.save_report)
+        report_output.save(report)
         for model, evaluation in zip(models[1:], evaluations[1:], strict=True):
-            found = msgspec.structs.replace(compare(evaluations[0], evaluation), decision=decision)
+            comparison = msgspec.structs.replace(compare(evaluations[0], evaluation), decision=decision)
             if options.kl:
-                found = _with_divergence(found, (models[0], model), task, common, options)
-            yield found
+                comparison = _with_divergence(comparison, (models[0], model), task, common, options)
+            yield comparison
+    report_output.complete(report)
 
 
 def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:
@@ -196,6 +198,8 @@ def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:
 def _evaluate(
     model: Model, task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
 ) -> Evaluation:
+    from evalgpt.scoring.evaluate import evaluate
+
     with Bar(f"{model.spec} on {task.spec}", quiet=options.quiet) as bar:
         return evaluate(
             model, task, protocol, batch_tokens=options.batch_tokens, tokens=True, cache=cache, progress=bar
@@ -206,16 +210,20 @@ def _decide(
     models: Sequence[Model], task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
 ) -> tuple[Decision, list[Evaluation]]:
     """Score the same windows with both models until the sign of the difference is settled."""
+    from evalgpt.scoring.engine import Result, bind, plan_windows, row_of
+    from evalgpt.scoring.evaluate import assemble, scorer_for
+    from evalgpt.studies.compare.decide import until_decided
+
     bound = [bind(protocol, model) for model in models]
-    one, other = (scorer_for(model, options.batch_tokens, cache) for model in models)
+    baseline, candidate = (scorer_for(model, options.batch_tokens, cache) for model in models)
     documents = list(documents_of(task))
     plans = [plan_windows(model, documents, p) for model, p in zip(models, bound, strict=True)]
     began = time.perf_counter()
     with Bar(f"{models[1].spec} against {models[0].spec}", quiet=options.quiet, unit="difference") as bar:
-        decision, sample = until_decided((one, other), (plans[0], plans[1]), options.seed, bar, options.rarest)
+        decision, sample = until_decided((baseline, candidate), (plans[0], plans[1]), options.seed, bar, options.rarest)
     seconds = time.perf_counter() - began
     evaluations = []
-    for scorer, p, plan in zip((one, other), bound, plans, strict=True):
+    for scorer, p, plan in zip((baseline, candidate), bound, plans, strict=True):
         rows = [row_of(piece) for piece in plan]
         result = Result(rows, documents, scorer.work, encoding_seconds=0.0, scoring_seconds=seconds / 2)
         evaluations.append(assemble(scorer, task, p, result, sample=sample))
@@ -223,8 +231,12 @@ def _decide(
 
 
 def _with_divergence(
-    found: Comparison, models: tuple[Model, Model], task: Task, protocol: Protocol, options: CompareOptions
+    comparison: Comparison, models: tuple[Model, Model], task: Task, protocol: Protocol, options: CompareOptions
 ) -> Comparison:
+    from evalgpt.scoring.batching import BatchSize
+    from evalgpt.scoring.engine import bind
+    from evalgpt.studies.compare.divergence import diverge
+
     with Bar(f"KL of {models[1].spec} from {models[0].spec}", quiet=options.quiet, unit="KL") as bar:
         kl = diverge(
             models,
@@ -233,7 +245,7 @@ def _with_divergence(
             size=BatchSize.of(models[0], options.batch_tokens),
             progress=bar,
         )
-    return msgspec.structs.replace(found, divergence=kl)
+    return msgspec.structs.replace(comparison, divergence=kl)
 
 
 def _gate(comparisons: Sequence[Comparison], limit: float | None) -> int:

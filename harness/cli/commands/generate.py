@@ -1,100 +1,98 @@
-"""``evalgpt generate``: write on from a prompt, shown as it is written."""
+"""``evalgpt generate``: continue a prompt, token by token, shown as it is written."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from evalgpt.cli.options import ModelOptions, common, given_text, learning, output
-from evalgpt.cli.shell import state_of, targets_of
+from evalgpt.cli.options import SingleModelOptions, common, given_text, option, seed_option, takes
+from evalgpt.cli.output import Output, output
+from evalgpt.cli.shell import state_of
 from evalgpt.core.plugins import Plugins
 from evalgpt.core.text import visible
-from evalgpt.report.document import to_json
-from evalgpt.report.files import STDOUT, write_bytes
-from evalgpt.report.targets import document_kind, own_command
-from evalgpt.studies.generation import TOKENS, Generation, Sampling, generate
+
+if TYPE_CHECKING:
+    from evalgpt.studies.generation import Generation
 
 __all__ = ["GenerateOptions", "command", "generate_text"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(SingleModelOptions):
+    """The options of ``evalgpt generate``."""
+
+    tokens: int = option(
+        "-n", "--tokens", type=click.IntRange(min=1), default=25, show_default=True, help="Most tokens to write."
+    )
+    temperature: float = option(
+        "--temperature",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Temperature of sampling; 0 takes the likeliest token each time.",
+    )
+    top_k: int | None = option("--top-k", type=click.IntRange(min=1), help="Sample from the k likeliest tokens only.")
+    seed: int = seed_option("the random numbers of sampling")
+    ignore_eos: bool = option("--ignore-eos", is_flag=True, help="Continue where the model ends the text (EOS).")
+    prefix: bool | None = option(
+        "--prefix/--no-prefix",
+        default=None,
+        help="Put the model's BOS (or EOS) before the prompt.  [default: as the tokenizer does]",
+    )
+
+
 @click.command("generate")
 @click.argument("prompt")
-@learning
-@click.option("-n", "--tokens", type=click.IntRange(min=1), default=25, show_default=True, help="Tokens to write.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest; above, draw.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Draw from the k likeliest alone.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is drawn.")
-@click.option("--ignore-eos", is_flag=True, help="Go on where the model ends the text.")
-@click.option("--prefix/--no-prefix", default=None, help="Begin with BOS (or EOS).  [default: as the tokenizer does]")
-@output("ids, log-probabilities and text")
+@takes(GenerateOptions)
+@output("generation", "token ids, log-probabilities and text")
 @common
 @click.pass_context
-def command(ctx: click.Context, /, model: str, prompt: str, **options: Any) -> None:
-    """Let a model go on with PROMPT, shown as it is written.
+def command(ctx: click.Context, /, prompt: str, options: GenerateOptions, output: Output) -> None:
+    """Let a model continue PROMPT; each token is shown as it is written.
 
-    The likeliest token is taken each time unless a temperature is given. Behind the context's length the oldest tokens
-    drop out. It stops after so many tokens, or where the model ends the text. A PROMPT of - is read from standard
-    input, without the line break at its end.
+    The likeliest token is taken each time unless a temperature is given. When the text is longer than the context, its
+    oldest tokens drop out. It stops after --tokens tokens, or where the model ends the text. A PROMPT of - is read from
+    standard input, without the line break at its end.
 
     \b
     Try:  evalgpt generate "Every effort moves you" -m scratch --tokens 10
           evalgpt generate "Once upon a time" -m smollm2 --temperature 0.8 --top-k 50 --seed 1
     """
-    from evalgpt.studies.generation import Sampling
-
-    keys = ("temperature", "top_k", "seed")
-    sampling = Sampling(**{key: options.pop(key) for key in keys}, stop_at_eos=not options.pop("ignore_eos"))
-    (prompt,) = given_text([prompt])
-    chosen = GenerateOptions(models=[model], prompt=prompt, sampling=sampling, **options, targets=targets_of(ctx))
-    generate_text(state_of(ctx).plugins, chosen)
+    (text,) = given_text([prompt])
+    generate_text(state_of(ctx).plugins, text, options, output)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions(ModelOptions):
-    """The options of ``evalgpt generate``."""
-
-    prompt: str
-    tokens: int = TOKENS
-    sampling: Sampling = field(default_factory=Sampling)
-    prefix: bool | None = None
-
-
-def generate_text(plugins: Plugins, options: GenerateOptions) -> None:
+def generate_text(plugins: Plugins, prompt: str, options: GenerateOptions, output: Output) -> None:
     """Generate, show, write; the text goes to standard error where standard output is the document's."""
-    to_stdout = options.output in STDOUT
-    if options.output is not None and not to_stdout:
-        options.check_target(options.output, document_kind("generation"))
-    options.sampling.check()
-    options.check(plugins)
-    model = options.build_model(plugins, options.models[0])
+    from evalgpt.studies.generation import Sampling, generate
+
+    output.reading(specs=[options.model]).check()
+    sampling = Sampling(
+        temperature=options.temperature, top_k=options.top_k, seed=options.seed, stop_at_eos=not options.ignore_eos
+    )
+    sampling.check()
+    options.check_models(plugins, options.model)
+    model = options.build_model(plugins, options.model)
     began = time.perf_counter()
-    show = _Writer(options.prompt, err=to_stdout)
+    show = _Writer(prompt, err=output.to_stdout)
     try:
-        found = generate(
-            model,
-            options.prompt,
-            tokens=options.tokens,
-            sampling=options.sampling,
-            prefix=options.prefix,
-            on_text=show,
+        generation = generate(
+            model, prompt, tokens=options.tokens, sampling=sampling, prefix=options.prefix, on_text=show
         )
         show("\n")
     except BaseException:
         if show.begun:
-            show("\n")  # what went wrong is told on a line of its own
+            show("\n")  # the error begins on a new line
         raise
-    found = msgspec.structs.replace(found, command=own_command(options.targets.command))
+    generation = msgspec.structs.replace(generation, command=output.command)
     if not options.quiet:
-        click.echo(_summary(found, time.perf_counter() - began), err=True)
-    if to_stdout:
-        sys.stdout.buffer.write(to_json(found))
-    elif options.output is not None:
-        write_bytes(to_json(found), options.output)
+        click.echo(_summary(generation, time.perf_counter() - began), err=True)
+    output.write(generation)
 
 
 class _Writer:
@@ -117,7 +115,7 @@ class _Writer:
         self.stream.flush()
 
 
-def _summary(found: Generation, seconds: float) -> str:
-    count = len(found.ids)
-    end = "; the model ended the text" if found.stopped == "eos" else ""
+def _summary(generation: Generation, seconds: float) -> str:
+    count = len(generation.ids)
+    end = "; the model ended the text" if generation.stopped == "eos" else ""
     return f"{count} token{'s' * (count != 1)}, {count / max(seconds, 1e-9):,.1f} tokens/s{end}"

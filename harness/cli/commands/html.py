@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from evalgpt.cli.options import common
-from evalgpt.cli.shell import overwriting, targets_of
+from evalgpt.cli.output import Output, output_file
 from evalgpt.core import UsageError
 from evalgpt.core.text import printable, visible
-from evalgpt.report.detail import RowDetail, read_detail
-from evalgpt.report.document import Report
-from evalgpt.report.files import STDOUT, is_stream, write_bytes
-from evalgpt.report.targets import Targets, marked_kind
-from evalgpt.studies.explanation import Explanation
-from evalgpt.studies.training.log import Training
-from evalgpt.views.page.documents import file_of, read_document
+from evalgpt.report.files import is_stream
+from evalgpt.report.targets import marked_kind
+
+if TYPE_CHECKING:
+    from evalgpt.report.detail import RowDetail
+    from evalgpt.report.document import Report
 
 __all__ = ["command", "write_page"]
 
 
 @click.command("html")
 @click.argument("documents", nargs=-1, required=True, metavar="FILE...")
-@click.option("-o", "--output", metavar="FILE", help="The page; - for standard output.  [default: FILE.html]")
-@click.option("--title", metavar="TEXT", help="What stands above it.")
-@overwriting
+@output_file("Write the page to FILE; - is standard output.  [default: the first FILE with .html]")
+@click.option("--title", metavar="TEXT", help="Title of the page.  [default: made from what is on it]")
 @common
-@click.pass_context
-def command(ctx: click.Context, /, documents: Sequence[str], output: str | None, title: str | None) -> None:
+def command(documents: Sequence[str], output: Output, title: str | None) -> None:
     """Make one page of reports: the text as a map of surprisal, charts, ledger. It opens offline.
 
     Evaluations of the same text under the same protocol are compared with the first, token by token or by bytes. What
@@ -41,11 +38,10 @@ def command(ctx: click.Context, /, documents: Sequence[str], output: str | None,
           evalgpt html before.json after.json -o page.html
           evalgpt html explanation.json run -o page.html
     """
+    write_page(documents, output, title)
 
-    write_page(documents, output, title, targets_of(ctx))
 
-
-def write_page(paths: Sequence[str], output: str | None, title: str | None, targets: Targets) -> None:
+def write_page(paths: Sequence[str], output: Output, title: str | None) -> None:
     """Read the documents, build their page and write it to ``output``, else beside the first of them.
 
     Raises:
@@ -58,10 +54,16 @@ def write_page(paths: Sequence[str], output: str | None, title: str | None, targ
             f"a page needs {error.name}, which is not installed; install evalgpt's extra html: "
             "pip install 'evalgpt[html]', or '.[html]' in a clone of it"
         ) from None
+    from evalgpt.report.document import Report
+    from evalgpt.studies.explanation import Explanation
+    from evalgpt.studies.training.log import Training
+    from evalgpt.views.page.documents import file_of, read_document
+
     paths = [file_of(path) for path in paths]
-    target = output if output is not None else _beside(paths[0])
-    if target not in STDOUT:
-        targets.reading(files=paths).check(target, marked_kind("a page", BEGINS, replaceable=True))
+    output = output.reading(files=paths).at(
+        output.path if output.path is not None else _beside(paths[0]), marked_kind("a page", BEGINS, replaceable=True)
+    )
+    output.check()
     documents = [read_document(path) for path in paths]
     reports = [(found, path) for found, path in zip(documents, paths, strict=True) if isinstance(found, Report)]
     data = build_page(
@@ -71,15 +73,13 @@ def write_page(paths: Sequence[str], output: str | None, title: str | None, targ
         explanations=[found for found in documents if isinstance(found, Explanation)],
         trainings=[found for found in documents if isinstance(found, Training)],
     )
-    if target in STDOUT:
-        sys.stdout.buffer.write(data)
-    else:
-        write_bytes(data, target)
-        click.echo(f"Page: {visible(target)}", err=True)
+    output.write(data)
 
 
 def _detail(report: Report, path: str) -> Mapping[tuple[int, int], RowDetail]:
-    """What the file beside the report holds; a page without it is better than none."""
+    """What the detail file beside the report holds; without it, a warning, and a page that shows less."""
+    from evalgpt.report.detail import read_detail
+
     try:
         return read_detail(report, path)
     except UsageError as error:
@@ -88,5 +88,5 @@ def _detail(report: Report, path: str) -> Mapping[tuple[int, int], RowDetail]:
 
 
 def _beside(path: str) -> str:
-    """``report.json`` gives ``report.html``; so does a stream, in this folder."""
+    """``report.html`` for ``report.json``, and in this folder for a stream."""
     return "report.html" if is_stream(path) else str(Path(path).with_suffix(".html"))

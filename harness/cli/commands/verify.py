@@ -4,36 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from evalgpt.cli.options import common
+from evalgpt.cli.options import common, device_option, option, quiet_option, takes
 from evalgpt.cli.progress import Bar, waiting
 from evalgpt.cli.shell import state_of
 from evalgpt.core import EvaluationError, Model, UsageError
 from evalgpt.core.plugins import Plugins
 from evalgpt.core.protocol import Protocol
 from evalgpt.core.specs import Spec, parse
-from evalgpt.report.document import Evaluation, describe_protocol, keeps_tokens, read_report
-from evalgpt.scoring.engine import bind
-from evalgpt.studies.verify import Sample, verify
-from evalgpt.views.terminal.console import console_for, say
+
+if TYPE_CHECKING:
+    from evalgpt.report.document import Evaluation
 
 __all__ = ["VerifyOptions", "command", "verify_all"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """The options of ``evalgpt verify``. The dtype is the report's."""
+
+    quick: bool = option("--quick", is_flag=True, help="Score a random sample of the windows again, not all.")
+    windows: int = option(
+        "--windows", type=click.IntRange(min=1), default=16, show_default=True, help="Windows that --quick scores."
+    )
+    seed: int = option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of the random choice of windows by --quick."
+    )
+    tolerance: float | None = option(
+        "--tolerance",
+        type=float,
+        metavar="NATS",
+        help="Largest difference of a loss from the report's, in nats.  [default: by dtype]",
+    )
+    device: str | None = device_option()
+    quiet: bool = quiet_option()
+
+
 @click.command("verify")
 @click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
-@click.option("--quick", is_flag=True, help="Score a random sample of the windows again, not all.")
-@click.option("--windows", type=click.IntRange(min=1), default=16, show_default=True, help="How many for --quick.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample.")
-@click.option("--tolerance", type=float, metavar="NATS", help="By which a loss may differ.  [default: by dtype]")
-@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
-@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+@takes(VerifyOptions)
 @common
 @click.pass_context
-def command(ctx: click.Context, /, **options: Any) -> None:
+def command(ctx: click.Context, /, reports: Sequence[str], options: VerifyOptions) -> None:
     """Make a report's evaluations again and compare: weights, text, windows, every loss, every number.
 
     Exit code 0 only if all of it holds. The specs in the report are built again here, so relative paths are looked for
@@ -43,28 +58,14 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     Try:  evalgpt verify report.json
           evalgpt verify report.json --quick --windows 8
     """
-
-    ctx.exit(verify_all(state_of(ctx).plugins, VerifyOptions(**options)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
-    """The options of ``evalgpt verify``."""
-
-    reports: Sequence[str]
-    quick: bool = False
-    windows: int = 16
-    seed: int = 0
-    tolerance: float | None = None
-    device: str | None = None
-    quiet: bool = False
+    ctx.exit(verify_all(state_of(ctx).plugins, reports, options))
 
 
-def verify_all(plugins: Plugins, options: VerifyOptions) -> int:
+def verify_all(plugins: Plugins, reports: Sequence[str], options: VerifyOptions) -> int:
     """Verify every evaluation of every report, one line each; the exit code, 1 if any does not hold."""
     if options.tolerance is not None and not 0 <= options.tolerance < float("inf"):
         raise UsageError(f"--tolerance takes nats per token from 0 up, not {options.tolerance}")
-    outcomes = [code for path in options.reports for code in _verify_file(plugins, path, options)]
+    outcomes = [code for path in reports for code in _verify_file(plugins, path, options)]
     failed, impossible = outcomes.count(1), outcomes.count(2)
     if failed:
         click.echo(f"evalgpt: {failed} of {len(outcomes)} evaluations do not hold", err=True)
@@ -75,6 +76,9 @@ def verify_all(plugins: Plugins, options: VerifyOptions) -> int:
 
 def _verify_file(plugins: Plugins, path: str, options: VerifyOptions) -> Iterator[int]:
     """Print a line for each evaluation of one file; 0 where it holds, 1 where not, 2 where that cannot be told."""
+    from evalgpt.report.document import read_report
+    from evalgpt.views.terminal.console import console_for, say
+
     console = console_for()
     try:
         evaluations = read_report(path).evaluations
@@ -102,6 +106,8 @@ def _verify_file(plugins: Plugins, path: str, options: VerifyOptions) -> Iterato
 
 
 def _title(path: str, evaluation: Evaluation) -> str:
+    from evalgpt.report.document import describe_protocol
+
     return f"{path}: {evaluation.model.spec} on {evaluation.task.spec}, protocol {describe_protocol(evaluation)}"
 
 
@@ -120,6 +126,10 @@ def _protocol(plugins: Plugins, evaluation: Evaluation) -> Protocol:
 
 
 def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: VerifyOptions) -> str:
+    from evalgpt.report.document import keeps_tokens
+    from evalgpt.scoring.engine import bind
+    from evalgpt.studies.verify import Sample, verify
+
     if options.quick and not keeps_tokens(evaluation):
         raise UsageError("it keeps no losses of single tokens, so it is verified without --quick")
     try:
@@ -133,10 +143,10 @@ def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: Verify
         raise EvaluationError(f"protocol: {error}") from error
     sample = Sample(options.windows if options.quick else None, options.seed)
     with Bar(f"{evaluation.model.spec} on {evaluation.task.spec}", quiet=options.quiet) as bar:
-        found = verify(evaluation, model, task, protocol, sample=sample, tolerance=options.tolerance, progress=bar)
-    if found.losses == 0:
-        return f"it keeps no losses of single tokens; its numbers hold within {found.tolerance:.2g}"
+        agreement = verify(evaluation, model, task, protocol, sample=sample, tolerance=options.tolerance, progress=bar)
+    if agreement.losses == 0:
+        return f"it keeps no losses of single tokens; its numbers hold within {agreement.tolerance:.2g}"
     return (
-        f"{found.losses} of {found.of} losses, largest difference {found.largest:.2g} nats, mean {found.mean:.2g}; "
-        f"every number follows from them"
+        f"{agreement.losses} of {agreement.of} losses, largest difference {agreement.largest:.2g} nats, mean "
+        f"{agreement.mean:.2g}; every number follows from them"
     )
