@@ -17,7 +17,7 @@ from evalgpt.core.streams import finish, keep
 __all__ = ["COMMANDS", "cli", "main"]
 
 COMMANDS = {
-    "cache": ("cache", "command", "Say what scores are kept between runs, or delete them."),
+    "cache": ("cache", "command", "Show the cache of scores that are kept between runs, or delete it."),
     "check": (
         "check",
         "command",
@@ -48,11 +48,11 @@ COMMANDS = {
     "schema": ("schema", "command", "Print the JSON Schema of a report, or of what another command writes with -o."),
     "show": ("show", "command", "Print the table of a report again; - reads standard input."),
     "tasks": ("listing", "tasks", "List the tasks, with the keys that their specs take."),
-    "train": ("train", "command", "Train a model on a text, watched by the harness, with checkpoints."),
+    "train": ("train", "command", "Train a model on a text, with evaluations and checkpoints."),
     "verify": (
         "verify",
         "command",
-        "Make a report's evaluations again and compare: weights, text, windows, every loss, every number.",
+        "Run a report's evaluations again and compare: weights, text, windows, every loss, every number.",
     ),
 }
 """Every command: its module in :mod:`evalgpt.cli.commands`, the attribute there, and its help in one line. A module is

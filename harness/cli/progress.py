@@ -31,7 +31,7 @@ class Bar:
         self.title = visible(title)
         self.quiet = quiet
         self.unit = unit
-        self.began = self.told = time.perf_counter()
+        self.began = self.printed = time.perf_counter()
         self.bar: RichProgress | None = None
 
     def __enter__(self) -> Self:
@@ -61,8 +61,8 @@ class Bar:
             self.bar.update(
                 task, completed=progress.done, total=progress.total, speed=f"{speed} tokens/s", figure=figure
             )
-        elif not self.quiet and now - self.told >= EVERY_SECONDS and progress.done < progress.total:
-            self.told = now
+        elif not self.quiet and now - self.printed >= EVERY_SECONDS and progress.done < progress.total:
+            self.printed = now
             share = 100 * progress.done / progress.total
             line = f"{self.title}: {share:.0f} %, {speed} tokens/s, {figure}"
             print(line, file=sys.stderr, flush=True)

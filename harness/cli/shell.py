@@ -1,4 +1,4 @@
-"""What every command shares: errors in one line, ``--debug`` and ``--plugin`` anywhere, commands of plugins."""
+"""The group of all commands: errors in one line, ``--debug`` and ``--plugin`` anywhere, commands of plugins."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Failure(click.ClickException):
 
 
 class State:
-    """What the options common to all commands say."""
+    """The values of the options that every command takes."""
 
     def __init__(self) -> None:
         self.debug = False
@@ -85,10 +85,10 @@ class Cli(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        found = super().resolve_command(ctx, args)
-        if found[0] not in self.lazy and found[1] is not None and found[1] not in self.commands.values():
+        name, command, rest = super().resolve_command(ctx, args)
+        if name not in self.lazy and command is not None and command not in self.commands.values():
             release()
-        return found
+        return name, command, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*self.lazy, *super().list_commands(ctx), *self._from_plugins(ctx)})
@@ -114,7 +114,7 @@ class Cli(click.Group):
 
     def _from_plugins(self, ctx: click.Context) -> dict[str, click.Command]:
         plugins = state_of(ctx).plugins
-        found: dict[str, click.Command] = {}
+        commands: dict[str, click.Command] = {}
         for name, plugin in plugins.manager.list_name_plugin():
             others = [other for other in plugins.manager.get_plugins() if other is not plugin]
             group = click.Group()
@@ -128,10 +128,10 @@ class Cli(click.Group):
                 click.echo(f"evalgpt: warning: plugin {name} cannot add its commands: {why}", err=True)
                 continue
             for command in group.commands:
-                if command in self.lazy or command in self.commands or command in found:
+                if command in self.lazy or command in self.commands or command in commands:
                     raise UsageError(f"plugin {name} adds the command {command!r}, which is there already")
-            found |= group.commands
-        return found
+            commands |= group.commands
+        return commands
 
 
 @contextlib.contextmanager

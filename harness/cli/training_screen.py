@@ -61,7 +61,7 @@ class Screen:
             raise KeyboardInterrupt
         self.asked = True
         if not self.quiet:
-            click.echo("stopping after this update; once more to stop at once", err=True)
+            click.echo("stopping after this update; press Ctrl-C again to stop at once", err=True)
 
     def stopping(self) -> bool:
         return self.asked

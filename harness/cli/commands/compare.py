@@ -70,7 +70,7 @@ def command(ctx: click.Context, /, reports: Sequence[str], options: CompareOptio
     """Compare models on the same text: which is better, by how much, and how sure.
 
     Give reports made by 'run -o', or models and tasks to run. The first is the baseline. With one tokenizer, tokens are
-    paired; with different ones, stretches of the same bytes.
+    paired; with different ones, pieces of text that end at the same byte.
 
     \b
     Try:  evalgpt compare before.json after.json
@@ -116,9 +116,9 @@ def _check(reports: Sequence[str], options: CompareOptions) -> None:
     if options.until_decided and len(options.models) > 2:
         raise UsageError("--until-decided compares two models; give two with -m")
     if options.until_decided and options.fail_if_worse is not None:
-        raise UsageError("--fail-if-worse is of the whole text, and --until-decided stops before; give one of them")
+        raise UsageError("--fail-if-worse needs the whole text, and --until-decided stops earlier; give one of them")
     if options.until_decided and options.kl:
-        raise UsageError("--kl is of the whole text, and --until-decided stops before; give one of them")
+        raise UsageError("--kl needs the whole text, and --until-decided stops earlier; give one of them")
     names = ("protocol", "context", "stride", "device", "dtype", "batch_tokens", "kl", "until_decided", "save_report")
     given = ["--task"] * bool(options.tasks)
     given += [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
@@ -141,7 +141,7 @@ def _against_first(evaluations: Sequence[Evaluation], strict: bool) -> list[Comp
         click.echo(f"evalgpt: not compared: {text}", err=True)
     for part in dict.fromkeys(part for pair in pairs for e in pair if (part := _part(e)) is not None):
         if strict:
-            raise UsageError(f"--fail-if-worse is of whole texts, and {part}; run it without --precision")
+            raise UsageError(f"--fail-if-worse needs whole texts, and {part}; run it without --precision")
         click.echo(f"evalgpt: only what was scored is compared: {part}", err=True)
     return [compare(*pair) for pair in pairs]
 
@@ -191,7 +191,7 @@ def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:
     with calling(protocol, "default_context()"):
         defaults = [protocol.default_context(model) for model in models]
     if min(defaults) < max(defaults):
-        click.echo(f"evalgpt: context {min(defaults)} for all models, the most that each takes", err=True)
+        click.echo(f"evalgpt: context {min(defaults)} for all models, the smallest of their defaults", err=True)
     return replace(protocol, context=min(defaults))
 
 

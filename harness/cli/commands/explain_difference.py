@@ -1,4 +1,4 @@
-"""``evalgpt explain-difference``: which cause makes how much of the gap between two perplexities of one text."""
+"""``evalgpt explain-difference``: what each cause contributes to the difference of two perplexities."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = ["command", "explain_all"]
 def command(reports: tuple[str, str], number_a: str | None, number_b: str | None, output: Output) -> None:
     """Explain why two reports of one text have different perplexities.
 
-    The gap is taken apart into averaging, unscored tokens, prefix, context, tokenizer and dtype, from the losses of
-    single tokens that the reports keep. The parts sum to the whole.
+    Splits the difference into averaging, unscored tokens, prefix, context, tokenizer and dtype, by the losses of single
+    tokens that the reports keep. The parts sum to the whole.
 
     \b
     Try:  evalgpt run -m scratch -t story -p lm-eval -o a.json
@@ -86,7 +86,7 @@ def _print(difference: Difference, err: bool) -> None:
         (s.name, s.why, str(s.tokens) if s.tokens else "", f"{s.nats:+.5f}", _times(s.nats)) for s in difference.steps
     ]
     print_rows(console, HEADERS, [*rows, ("all", "", "", f"{difference.nats:+.5f}", _times(difference.nats))], left=2)
-    say(console, "nats: the second's logarithm minus the first's; times: what that makes of the perplexity")
+    say(console, "nats: logarithm of B's number minus that of A's; times: the factor between the perplexities")
     for note in difference.notes:
         say(console, note)
 
@@ -94,12 +94,12 @@ def _print(difference: Difference, err: bool) -> None:
 def _quoted(number: Number) -> str:
     perplexity = "beyond a float" if number.perplexity is None else f"{number.perplexity:.4f}"
     if "perplexity" in number.name:
-        told = f"{number.name} {perplexity}"
+        text = f"{number.name} {perplexity}"
     elif number.name == "loss":
-        told = f"perplexity {perplexity}"
+        text = f"perplexity {perplexity}"
     else:
-        told = f"{number.name} {number.value:.5f} (as a perplexity {perplexity})"
-    return f"{told}, {number.protocol}, {number.model}"
+        text = f"{number.name} {number.value:.5f} (as a perplexity {perplexity})"
+    return f"{text}, {number.protocol}, {number.model}"
 
 
 def _times(nats: float) -> str:

@@ -30,8 +30,8 @@ __all__ = ["command", "write_page"]
 def command(documents: Sequence[str], output: Output, title: str | None) -> None:
     """Make one page of reports: the text as a map of surprisal, charts, ledger. It opens offline.
 
-    Evaluations of the same text under the same protocol are compared with the first, token by token or by bytes. What
-    'evalgpt explain -o' wrote becomes a walk through the steps, the folder of a training run its curves.
+    Evaluations of the same text under the same protocol are compared with the first, token by token or by bytes. An
+    explanation (made by 'explain -o') is shown step by step, a training run (give its folder) as curves.
 
     \b
     Try:  evalgpt html report.json
@@ -65,13 +65,15 @@ def write_page(paths: Sequence[str], output: Output, title: str | None) -> None:
     )
     output.check()
     documents = [read_document(path) for path in paths]
-    reports = [(found, path) for found, path in zip(documents, paths, strict=True) if isinstance(found, Report)]
+    reports = [
+        (document, path) for document, path in zip(documents, paths, strict=True) if isinstance(document, Report)
+    ]
     data = build_page(
         [report for report, _ in reports],
         [_detail(report, path) for report, path in reports],
         title=None if title is None else printable(title),
-        explanations=[found for found in documents if isinstance(found, Explanation)],
-        trainings=[found for found in documents if isinstance(found, Training)],
+        explanations=[document for document in documents if isinstance(document, Explanation)],
+        trainings=[document for document in documents if isinstance(document, Training)],
     )
     output.write(data)
 

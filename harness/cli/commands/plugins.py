@@ -25,6 +25,6 @@ def command(ctx: click.Context) -> None:
             for entry in entries.values()
             if entry.plugin == plugin
         ]
-        click.echo(f"{plugin}: {', '.join(adds) or 'adds nothing by name'}")
+        click.echo(f"{plugin}: {', '.join(adds) or 'adds no model, task or protocol'}")
     for plugin, why in loaded.failures.items():
         click.echo(f"{plugin}: failed to load: {visible(why)}")

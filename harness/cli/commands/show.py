@@ -1,4 +1,4 @@
-"""The commands that read reports: ``show``, ``html``, ``export``. Heavy imports wait inside them."""
+"""``evalgpt show``: the table of a report, again."""
 
 from __future__ import annotations
 

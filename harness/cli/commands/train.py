@@ -83,7 +83,7 @@ class TrainOptions(ModelOptions):
 @common
 @click.pass_context
 def command(ctx: click.Context, /, output: Output, resume: str | None, options: TrainOptions, **settings: Any) -> None:
-    """Train a model on a text, watched by the harness, with checkpoints.
+    """Train a model on a text, with evaluations and checkpoints.
 
     The defaults are those of the from-scratch course (LLMs-from-scratch, chapter 5): the text cut into 90 % to train on
     and 10 % to validate with, windows of 256 tokens, AdamW. The losses are evaluations by protocol book, as 'run' makes

@@ -49,10 +49,10 @@ class VerifyOptions:
 @common
 @click.pass_context
 def command(ctx: click.Context, /, reports: Sequence[str], options: VerifyOptions) -> None:
-    """Make a report's evaluations again and compare: weights, text, windows, every loss, every number.
+    """Run a report's evaluations again and compare: weights, text, windows, every loss, every number.
 
-    Exit code 0 only if all of it holds. The specs in the report are built again here, so relative paths are looked for
-    from this folder.
+    The exit code is 0 only if everything agrees with the report. The models and tasks are built again from the
+    report's specs; relative paths in them start at the current folder.
 
     \b
     Try:  evalgpt verify report.json
@@ -131,7 +131,7 @@ def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: Verify
     from evalgpt.studies.verify import Sample, verify
 
     if options.quick and not keeps_tokens(evaluation):
-        raise UsageError("it keeps no losses of single tokens, so it is verified without --quick")
+        raise UsageError("the report keeps no losses of single tokens; leave out --quick")
     try:
         task = plugins.task(evaluation.task.spec)
     except EvaluationError as error:  # no text to compare with, as when standard input is gone
