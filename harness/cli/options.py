@@ -194,7 +194,7 @@ def rarest_option(needs: str) -> Any:
         type=Share(),
         default="1%",
         show_default=True,
-        help=f"Smallest share of the windows that any kind of window has; {needs} relies on it.",
+        help=f"Assumed smallest share that any kind of window has of all windows; {needs} relies on it.",
     )
 
 

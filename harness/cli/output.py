@@ -16,7 +16,7 @@ from evalgpt.core.text import visible
 from evalgpt.report.files import STDOUT, is_stream, write_bytes
 from evalgpt.report.targets import Kind, Targets, check_distinct, document_kind, own_command
 
-__all__ = ["Output", "check_outputs", "output", "output_file"]
+__all__ = ["Output", "check_outputs", "output", "output_file", "output_folder"]
 
 
 NOTHING = Kind("a file of this command", lambda path: None)
@@ -54,12 +54,8 @@ class Output:
         """The same output of a command that reads the paths in ``specs`` and ``files``."""
         return replace(self, targets=self.targets.reading(specs=specs, files=files))
 
-    def holding(self, kind: Kind) -> Output:
-        """The same output for a document of ``kind``."""
-        return replace(self, kind=kind)
-
     def at(self, path: str | None, kind: Kind) -> Output:
-        """Another output of the same command."""
+        """Another output of the same command: a document of ``kind`` at ``path``."""
         return replace(self, path=path, kind=kind)
 
     def check(self) -> None:
@@ -88,7 +84,7 @@ class Output:
         """
         if self.path is not None:
             self._write(document)
-            self.announce()
+            self._announce()
 
     def complete(self, document: msgspec.Struct | bytes) -> None:
         """Announce the file where the complete document was saved; a pipe, a device or standard output gets it now.
@@ -97,11 +93,11 @@ class Output:
             EvaluationError: the target cannot be written.
         """
         if self.to_file:
-            self.announce()
+            self._announce()
         else:
             self.write(document)
 
-    def announce(self) -> None:
+    def _announce(self) -> None:
         """Print the name of the file on standard error, as ``Report: report.json``."""
         if self.to_file:
             _, _, name = self.kind.what.partition(" ")
@@ -159,17 +155,27 @@ def output(document: str, what: str) -> Callable[[F], F]:
 
     def add(function: F) -> F:
         return _path_option(f"Write {what} as JSON to FILE; - is standard output.", document_kind(document))(
-            flag(_overwrite_option(function))
+            flag(_overwrite_option()(function))
         )
 
     return add
 
 
-def output_file(help: str, kind: Kind = NOTHING, metavar: str = "FILE") -> Callable[[F], F]:
-    """``-o`` and ``--overwrite``: the command gets one :class:`Output` as ``output``."""
+def output_file(help: str) -> Callable[[F], F]:
+    """``-o FILE`` and ``--overwrite`` of a command that says later, by :meth:`Output.at`, what it writes."""
 
     def add(function: F) -> F:
-        return _path_option(help, kind, metavar)(_overwrite_option(function))
+        return _path_option(help, NOTHING)(_overwrite_option()(function))
+
+    return add
+
+
+def output_folder(document: str, what: str) -> Callable[[F], F]:
+    """``-o FOLDER`` and ``--overwrite`` of a command whose files lie in a folder marked by ``document``."""
+
+    def add(function: F) -> F:
+        overwrite = _overwrite_option(f"Replace the {document} run in FOLDER.")
+        return _path_option(f"Write {what} to FOLDER.", document_kind(document), "FOLDER")(overwrite(function))
 
     return add
 
@@ -199,11 +205,9 @@ def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None
     return keep
 
 
-_overwrite_option = click.option(
-    "--overwrite",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_remember("overwrite"),
-    help="Replace a document of the same kind that another evalgpt command wrote.",
-)
+def _overwrite_option(
+    help: str = "Replace a document of the same kind that another evalgpt command wrote.",
+) -> Callable[[F], F]:
+    return click.option(
+        "--overwrite", is_flag=True, expose_value=False, is_eager=True, callback=_remember("overwrite"), help=help
+    )

@@ -57,7 +57,7 @@ def test_a_file_is_replaced_only_by_its_own_kind_and_command(tmp_path):
     for made in (
         output_to(str(path), "evalgpt", "other"),
         output_to(str(path), "evalgpt", "run").reading(files=[str(path)]),
-        output_to(str(path), "evalgpt", "run").holding(document_kind("check")),
+        output_to(str(path), "evalgpt", "run").at(str(path), document_kind("check")),
         Output(path=str(path), targets=Targets(command=["evalgpt", "run"], overwrite=True)),  # of no kind yet
     ):
         with pytest.raises(UsageError, match=r"report\.json"):

@@ -126,7 +126,11 @@ BAD = [
     (["-m", SMALL, "-t", "story"], 2, "train needs -o, or --resume FOLDER"),
     (["-t", "story", "-o", "run"], 2, "train needs -m"),
     (["-m", SMALL, "-t", "story", "-o", "book.txt/run"], 2, "cannot make the folder book.txt/run"),
-    (["-m", SMALL, "-t", "story", "-o", "run", "--steps", "2", "--epochs", "2"], 2, "--steps takes the place of --epochs"),
+    (
+        ["-m", SMALL, "-t", "story", "-o", "run", "--steps", "2", "--epochs", "2"],
+        2,
+        "--steps takes the place of --epochs",
+    ),
     (["-m", SMALL, "-t", "story", "-o", "run", "--context", "64"], 2, "context 64 is out of range"),
     (["-m", SMALL, "-t", "story", "-o", "run", "--dtype", "float16"], 2, "cannot be trained in float16"),
     (["-m", SMALL, "-t", "story", "-o", "run", "--learning-rate", "0"], 2, "--learning-rate"),

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from evalgpt.cli.options import ModelOptions, Share, common, dtype_option, quiet_option, takes
-from evalgpt.cli.output import Output, output_file
+from evalgpt.cli.output import Output, output_folder
 from evalgpt.cli.progress import waiting
 from evalgpt.cli.shell import state_of
 from evalgpt.core import Model, Task, UsageError
@@ -20,7 +20,6 @@ from evalgpt.core.protocol import Protocol
 from evalgpt.core.text import printable, visible
 from evalgpt.report.environment import software
 from evalgpt.report.files import TEMPORARY, remove_leftovers
-from evalgpt.report.targets import document_kind
 
 if TYPE_CHECKING:
     from evalgpt.studies.training.log import Settings, Training
@@ -44,7 +43,7 @@ class TrainOptions(ModelOptions):
 @click.command("train")
 @click.option("-m", "--model", metavar="SPEC", help="Model to train; see 'models'.")
 @click.option("-t", "--task", metavar="SPEC", help="Text to train on; see 'tasks'.")
-@output_file("Write checkpoints and the log to FOLDER.", document_kind("training"), metavar="FOLDER")
+@output_folder("training", "checkpoints and the log")
 @click.option(
     "--resume", metavar="FOLDER", help="Resume the run in FOLDER that was stopped; it ends with the same weights."
 )
