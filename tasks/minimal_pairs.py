@@ -137,6 +137,7 @@ def _points(good: Row, bad: Row, per_byte: bool) -> float:
 def wilson(successes: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval for a proportion (Wilson 1927), which stays within 0 and 1.
 
+    Not ``scipy.stats.binomtest``, which takes whole numbers: a tie is half a success, repeated pairs a part of a trial.
     Pairs of one paradigm come from templates and are not quite independent, so it is somewhat too narrow.
     """
     z = NormalDist().inv_cdf(0.5 + level / 2)
