@@ -17,6 +17,7 @@ from statistics import NormalDist
 from evalgpt.core import Document, EvaluationError, Row, Task, UsageError
 from evalgpt.core.finding import Found, files_of_glob
 from evalgpt.core.hooks import Register, hookimpl
+from evalgpt.core.protocol import DEFAULT_PROTOCOL
 from evalgpt.tasks.formats import Absent, text_of
 from evalgpt.tasks.reading import Unchanged, jsonl, looking_at, read_text, shown
 
@@ -85,7 +86,9 @@ class MinimalPairs(Task):
         pairs: dict[str, dict[str, Row]] = {}
         for row in rows:
             if row.split:
-                raise EvaluationError("minimal pairs are scored whole; use protocol exact or lm-eval")
+                raise EvaluationError(
+                    f"minimal pairs are scored whole; use a protocol without parts, such as {DEFAULT_PROTOCOL}"
+                )
             pairs.setdefault(row.document.group, {})[row.document.label] = row
         paradigms: dict[str, list[dict[str, Row]]] = {}
         for group, pair in pairs.items():

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import click
 
 from evalgpt.cli.options import common, output
-from evalgpt.cli.shell import targets_of
+from evalgpt.cli.shell import state_of, targets_of
 from evalgpt.core import UsageError
 from evalgpt.report.document import Evaluation, read_report, to_json
 from evalgpt.report.files import STDOUT, write_bytes
-from evalgpt.report.targets import Targets, document_kind, own_command
+from evalgpt.report.targets import document_kind, own_command
 from evalgpt.studies.compare.difference import Difference, Differences, Number, explain
 from evalgpt.views.terminal.console import console_for, print_rows, say
 
@@ -43,20 +43,21 @@ def command(
           evalgpt explain-difference a.json b.json
     """
 
-    explain_all(reports, (number_a, number_b), output, targets_of(ctx))
+    explain_all(reports, (number_a, number_b), output, ctx)
 
 
 HEADERS = ("cause", "", "tokens", "nats", "times")
 
 
 def explain_all(
-    reports: Sequence[str], names: tuple[str | None, str | None], output: str | None, targets: Targets
+    reports: Sequence[str], names: tuple[str | None, str | None], output: str | None, ctx: click.Context
 ) -> None:
     """Explain the first report's number against the second's, text by text.
 
     Raises:
         UsageError: the reports share no text, or what :func:`~evalgpt.studies.compare.difference.explain` refuses.
     """
+    targets = targets_of(ctx)
     if output is not None and output not in STDOUT:
         targets.reading(files=reports).check(output, document_kind("difference"))
     first, second = (read_report(path).evaluations for path in reports)
@@ -65,7 +66,8 @@ def explain_all(
         same = {e.task.sha256 for e in first} & {e.task.sha256 for e in second}
         what = "model (spec) on a text" if same else "text (task.sha256)"
         raise UsageError(f"no {what} of {reports[0]} is in {reports[1]}, so there is nothing to explain")
-    found = [explain(a, b, names) for a, b in pairs]
+    plugins = state_of(ctx).plugins
+    found = [explain(a, b, names, plugins) for a, b in pairs]
     for difference in found:
         _print(difference, err=output in STDOUT)
     data = to_json(Differences(command=own_command(targets.command), differences=found))

@@ -17,7 +17,7 @@ from rich.text import Text
 from evalgpt.cli.options import Share, common
 from evalgpt.cli.progress import waiting
 from evalgpt.cli.shell import overwriting, state_of, targets_of
-from evalgpt.core import Model, Task, UsageError
+from evalgpt.core import Model, Reloads, Task, UsageError
 from evalgpt.core.plugins import Plugins
 from evalgpt.core.protocol import Protocol
 from evalgpt.core.text import printable, visible
@@ -34,6 +34,9 @@ __all__ = ["begin_run", "command", "resume_run"]
 
 
 COUNT = click.IntRange(min=1)
+
+PROTOCOL = "book"
+"""The course's: what it trains on, and how it evaluates that."""
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -169,14 +172,14 @@ def _build(plugins: Plugins, settings: Settings, quiet: bool) -> tuple[Model, Ta
     task = plugins.task(settings.task)
     with waiting(f"building {settings.model}", quiet):
         model = plugins.model(settings.model, device=settings.device, dtype=settings.dtype)
-    protocol = plugins.protocol("book", context=settings.context, stride=settings.stride)
+    protocol = plugins.protocol(PROTOCOL, context=settings.context, stride=settings.stride)
     return model, task, bind(protocol, model)
 
 
 def _go(model: Model, task: Task, protocol: Protocol, log: Training, folder: Path, quiet: bool) -> None:
     with _Screen(quiet) as screen:
         train(model, task, protocol, log, folder, screen)
-    _summary(log, folder)
+    _summary(log, folder, model)
 
 
 def _warn_of_other_bits(log: Training, model: Model) -> None:
@@ -277,7 +280,7 @@ class _Screen:
         return Group(*(Text(line, no_wrap=True, overflow="crop") for line in (*lines, state)))
 
 
-def _summary(log: Training, folder: Path) -> None:
+def _summary(log: Training, folder: Path, model: Model) -> None:
     console = console_for()
     first, last, best = log.evaluations[0], log.evaluations[-1], log.best
     say(
@@ -290,8 +293,10 @@ def _summary(log: Training, folder: Path) -> None:
         say(console, f"lowest validation loss {best.validation_loss:.4f}, after {best.updates} updates")
     if log.memorised is not None:
         _known_by_heart(log)
-    how = "".join(f" --{key} {log.protocol.settings[key]}" for key in ("context", "stride"))
-    say(console, f"evaluate it: evalgpt run -m scratch:weights={folder / BEST} -t {log.settings.task} -p book{how}")
+    if isinstance(model, Reloads):
+        how = "".join(f" --{key} {log.protocol.settings[key]}" for key in ("context", "stride"))
+        built = f"-m {model.weights_spec(str(folder / BEST))} -t {log.settings.task} -p {log.protocol.name}{how}"
+        say(console, f"evaluate it: evalgpt run {built}")
     click.echo(f"Training: {visible(str(folder))}/ ({BEST}, {LAST}, {LOG})", err=True)
 
 
