@@ -214,7 +214,7 @@ def test_fingerprint_and_scores_follow_the_weights(book_here):
     assert model.trained
     assert evalgpt.evaluate(model, "pairs").metrics.loss != loss
     trainer.save("now.safetensors", {}, resumable=False)
-    loaded = evalgpt.load_plugins().model("scratch:weights=now.safetensors", device="cpu")
+    loaded = evalgpt.load_plugins().model(model.weights_spec("now.safetensors"), device="cpu")
     assert loaded.fingerprint == model.fingerprint
     assert evalgpt.evaluate(loaded, "pairs").metrics.loss == evalgpt.evaluate(model, "pairs").metrics.loss
 
