@@ -17,6 +17,7 @@ from statistics import NormalDist
 from evalgpt.core import Document, EvaluationError, Row, Task, UsageError
 from evalgpt.core.finding import Found, files_of_glob
 from evalgpt.core.hooks import Register, hookimpl
+from evalgpt.core.protocol import DEFAULT_PROTOCOL
 from evalgpt.tasks.formats import Absent, text_of
 from evalgpt.tasks.reading import Unchanged, jsonl, looking_at, read_text, shown
 
@@ -85,7 +86,9 @@ class MinimalPairs(Task):
         pairs: dict[str, dict[str, Row]] = {}
         for row in rows:
             if row.split:
-                raise EvaluationError("minimal pairs are scored whole; use protocol exact or lm-eval")
+                raise EvaluationError(
+                    f"minimal pairs are scored whole; use a protocol without parts, such as {DEFAULT_PROTOCOL}"
+                )
             pairs.setdefault(row.document.group, {})[row.document.label] = row
         paradigms: dict[str, list[dict[str, Row]]] = {}
         for group, pair in pairs.items():
@@ -137,6 +140,7 @@ def _points(good: Row, bad: Row, per_byte: bool) -> float:
 def wilson(successes: float, trials: float, level: float = LEVEL) -> tuple[float, float]:
     """Wilson's score interval for a proportion (Wilson 1927), which stays within 0 and 1.
 
+    Not ``scipy.stats.binomtest``, which takes whole numbers: a tie is half a success, repeated pairs a part of a trial.
     Pairs of one paradigm come from templates and are not quite independent, so it is somewhat too narrow.
     """
     z = NormalDist().inv_cdf(0.5 + level / 2)

@@ -1,12 +1,14 @@
 """The rules that keep the rooms apart (docs/decisions/018), read off the source."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 import evalgpt
+from evalgpt.core.plugins import BUILTIN, load_plugins
 
 ROOT = Path(evalgpt.__file__).parent
 STANDARD = {"__future__"} | set(sys.stdlib_module_names)
@@ -83,6 +85,61 @@ def test_adapters_and_tasks_import_core_and_their_own(kind):
 @pytest.mark.parametrize("name", sorted(PLUGINS))
 def test_plugin_modules_load_no_torch(name):
     assert set(at_top(ROOT / "adapters" / f"{name}.py")) <= STANDARD | {"evalgpt"}
+
+
+NUMBERS = {"perplexity_v1", "perplexity_v2", "perplexity_v3", "standard_error", "train_loss", "validation_loss"}
+"""Numbers of other tools, which protocols alone know."""
+
+NAMED = {
+    "core/plugins.py": ({"scratch"}, "an example in an error message"),
+    "core/protocol.py": ({"exact"}, "the default, for all who name it"),
+    "cli/commands/train.py": ({"book"}, "the command's default: it trains as the course does"),
+    "cli/commands/export.py": ({"lm-eval"}, "a file format of that name"),
+    "views/export/lm_eval.py": (
+        {"lm-eval"},
+        "a file format that says under which protocol its numbers are the tool's own",
+    ),
+    "views/page/cells.py": ({"book"}, "a heading such as Book One"),
+    "tasks/books.py": ({"book"}, "the task's default: it is the book of the course"),
+    "tasks/pairs.py": ({"exact"}, "the task's default has an option"),
+    "protocols/averages.py": ({"book"}, "a function's name in __all__"),
+}
+"""Who may know the name of a protocol, an adapter or a number outside its file, and why."""
+
+
+def strings(path):
+    """The strings in ``path`` but docstrings and the modules of ``BUILTIN``."""
+    tree = ast.parse(path.read_text())
+    left_out = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node not in left_out and isinstance(node.value, str):
+            yield from {node.value} - set(BUILTIN)
+
+
+def named_in(path, names):
+    """Which of ``names`` stand in a string of ``path`` as words; scratch.py and lm-evaluation are others."""
+    names = sorted(names, key=len, reverse=True)
+    pattern = re.compile(rf"(?<![\w./-])({'|'.join(map(re.escape, names))})(?![\w-]|\.\w)")
+    return {found[1] for text in strings(path) for found in pattern.finditer(text)}
+
+
+def test_no_name_of_a_protocol_an_adapter_or_a_number_is_known_elsewhere():
+    entries = load_plugins().entries
+    shipped = {kind: {e.name for e in entries[kind].values() if e.plugin in BUILTIN} for kind in ("protocol", "model")}
+    known = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        place = path.relative_to(ROOT)
+        names = shipped["protocol"] | NUMBERS | (set() if place.parts[0] == "adapters" else shipped["model"])
+        if place.parts[0] == "protocols":
+            names -= NUMBERS | {path.stem.replace("_", "-"), path.stem.replace("_", ".")}
+        if found := named_in(path, names):
+            known[str(place)] = found
+    assert known == {place: names for place, (names, _) in NAMED.items()}
+
+
+def test_names_are_found_where_they_are(tmp_path):
+    (tmp_path / "a.py").write_text("'''exact'''\nif name == 'hf-strided':\n    print(f'use {x} or book', 'book.txt')\n")
+    assert named_in(tmp_path / "a.py", {"exact", "hf", "hf-strided", "book"}) == {"hf-strided", "book"}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))

@@ -90,5 +90,8 @@ class GPTAdapter(TorchModel, CutsText, Trainable):
     def unembedding(self) -> Tensor:
         return self.module.out_head.weight
 
+    def weights_spec(self, path: str) -> str:
+        return f"scratch:weights={path}"
+
     def trainer(self, how: Optimisation) -> Trainer:
         return TorchTrainer(self, self.module, how, asdict(self.module.config), self.drawn)

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from evalgpt.core import Model, Reloads
 from evalgpt.core.text import visible
 from evalgpt.studies.training.log import BEST, LAST, LOG, Training
 from evalgpt.views.terminal.console import console_for, say
@@ -111,7 +112,7 @@ class Screen:
         return Group(*(Text(line, no_wrap=True, overflow="crop") for line in (*lines, state)))
 
 
-def print_summary(log: Training, folder: Path) -> None:
+def print_summary(log: Training, folder: Path, model: Model) -> None:
     console = console_for()
     first, last, best = log.evaluations[0], log.evaluations[-1], log.best
     say(
@@ -124,8 +125,10 @@ def print_summary(log: Training, folder: Path) -> None:
         say(console, f"lowest validation loss {best.validation_loss:.4f}, after {best.updates} updates")
     if log.memorised is not None:
         _print_memorised(log)
-    how = "".join(f" --{key} {log.protocol.settings[key]}" for key in ("context", "stride"))
-    say(console, f"evaluate it: evalgpt run -m scratch:weights={folder / BEST} -t {log.settings.task} -p book{how}")
+    if isinstance(model, Reloads):
+        how = "".join(f" --{key} {log.protocol.settings[key]}" for key in ("context", "stride"))
+        built = f"-m {model.weights_spec(str(folder / BEST))} -t {log.settings.task} -p {log.protocol.name}{how}"
+        say(console, f"evaluate it: evalgpt run {built}")
     click.echo(f"Training: {visible(str(folder))}/ ({BEST}, {LAST}, {LOG})", err=True)
 
 

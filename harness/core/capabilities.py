@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     from evalgpt.core.data import Window
 
-__all__ = ["CutsText", "Diverges", "GivesLogits", "Optimisation", "SharesPrefixes", "Trainable", "Trained", "Trainer"]
+__all__ = [
+    "CutsText",
+    "Diverges",
+    "GivesLogits",
+    "Optimisation",
+    "Reloads",
+    "SharesPrefixes",
+    "Trainable",
+    "Trained",
+    "Trainer",
+]
 
 
 class Capability(ABC):  # noqa: B024 - its subclasses have the methods
@@ -102,6 +112,14 @@ class Trainable(Capability):
     @abstractmethod
     def trainer(self, how: Optimisation) -> Trainer:
         """What changes this model's weights."""
+
+
+class Reloads(Capability):
+    """Says how the model that its trainer saved is built again."""
+
+    @abstractmethod
+    def weights_spec(self, path: str) -> str:
+        """The spec of a model with the weights of the file ``path``, which :meth:`Trainer.save` wrote."""
 
 
 class Trainer(ABC):

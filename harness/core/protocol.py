@@ -11,17 +11,33 @@ from evalgpt.core.data import Encoding, Row, Window
 from evalgpt.core.errors import UsageError
 from evalgpt.core.model import Model
 
-__all__ = ["Piece", "Protocol", "Tokens"]
+__all__ = ["DEFAULT_PROTOCOL", "Piece", "Protocol", "Tokens"]
+
+
+DEFAULT_PROTOCOL = "exact"
+"""The spec of the protocol that is used where neither the caller nor the task names one. It scores every token, of any
+text, with any model; so messages name it as the way out."""
 
 
 @dataclass(frozen=True)
 class Protocol(ABC):
-    """A protocol with its parameters. ``context`` and ``stride`` left None are filled in by :meth:`bind`."""
+    """A protocol with its parameters. ``context`` and ``stride`` left None are filled in by :meth:`bind`.
+
+    Class attributes:
+        name: what it is registered as; reports name it so.
+        source: the tool whose numbers it reproduces.
+        smallest_context: the fewest tokens of context that make sense.
+        takes_context_documents: whether it scores a document behind a context of its own, as in sentence pairs.
+        headline: the number that a user of that tool would quote: a key of :meth:`peer`, or ``loss``, the token mean.
+        overwrites_first: whether BOS takes the place of each window's first token if the model's tokenizer adds BOS.
+    """
 
     name: ClassVar[str]
     source: ClassVar[str]
     smallest_context: ClassVar[int] = 1
     takes_context_documents: ClassVar[bool] = False
+    headline: ClassVar[str] = "loss"
+    overwrites_first: ClassVar[bool] = False
     context: int | None = None
 
     @abstractmethod
@@ -59,6 +75,11 @@ class Protocol(ABC):
         where the protocol needs the whole text."""
         return None
 
+    def training_windows(self, tokens: Tokens, split: str) -> Iterator[Window] | None:
+        """What of one piece a model is trained on, each window ``context + 1`` ids of which all but the first are
+        predicted; None where this protocol does not say. Training needs pieces called ``train`` and ``validation``."""
+        return None
+
     def context_tokens(self, model: Model, context: str, encoding: Encoding) -> int:
         """How many of the first tokens of ``encoding``, of a context and its continuation, are the context's.
 
@@ -72,7 +93,13 @@ class Protocol(ABC):
         return sum(1 for _, end in encoding.byte_spans if end <= edge)
 
     def peer(self, rows: Sequence[Row]) -> Mapping[str, float]:
-        """The peer's own headline numbers, by name; empty where the token mean is the headline."""
+        """The peer's own headline numbers, by name; empty where the token mean is the headline.
+
+        ``explain-difference`` reads their units off their names: with ``perplexity`` in the name it is a perplexity, a
+        name that ends in ``_loss`` is in nats per token, ``bits_per_byte`` in bits. It leaves out other names, and
+        those with ``error``. ``word_perplexity``, ``byte_perplexity`` and ``bits_per_byte`` divide by what is the
+        text's own, whatever the tokenizer.
+        """
         return {}
 
     def notes(self, rows: Sequence[Row]) -> list[str]:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from evalgpt.core.data import Document, Row
+from evalgpt.core.protocol import DEFAULT_PROTOCOL
 
 __all__ = ["Task"]
 
@@ -23,7 +24,7 @@ class Task(ABC):
     name: str
     long: int = 0
     notes: Sequence[str] = ()
-    default_protocol: str = "exact"
+    default_protocol: str = DEFAULT_PROTOCOL
     spec: str = ""
 
     @abstractmethod
@@ -35,5 +36,10 @@ class Task(ABC):
         """
 
     def metrics(self, rows: Iterable[Row]) -> Mapping[str, float]:
-        """Numbers of this task's own, besides loss, perplexity and bits per byte. None by default."""
+        """Numbers of this task's own, besides loss, perplexity and bits per byte. None by default.
+
+        ``evalgpt export`` writes accuracies by the names that minimal pairs give them: ``pairs`` (how many) and
+        ``accuracy``, and if there are any ``accuracy_per_byte`` and each one's interval, ``accuracy_low`` and
+        ``accuracy_high``; of a part of the task with the part's name and a point before them.
+        """
         return {}

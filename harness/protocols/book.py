@@ -17,6 +17,7 @@ __all__ = ["book"]
 class Book(Strided):
     name = "book"
     source = "LLMs-from-scratch"
+    headline = "validation_loss"
 
     def default_context(self, model: Model) -> int:
         return min(256, model.context_length)
@@ -30,6 +31,10 @@ class Book(Strided):
 
     def windows(self, tokens: Tokens, split: str) -> Iterator[Window]:
         yield from book(tokens.ids, self._context, self._stride, drop_odd=split == "train")
+
+    def training_windows(self, tokens: Tokens, split: str) -> Iterator[Window]:
+        """The windows of the course's loader (create_dataloader_v1), of which training shuffles and drops by itself."""
+        yield from book(tokens.ids, self._context, self._stride, drop_odd=False)
 
     def notes(self, rows: Sequence[Row]) -> list[str]:
         odd = [r for r in rows if r.split == "train" and len(range(0, len(r.ids) - self._context, self._stride)) % 2]

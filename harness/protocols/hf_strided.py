@@ -18,6 +18,7 @@ class HfStrided(Strided):
     name = "hf-strided"
     source = "transformers documentation"
     smallest_context = 2
+    headline = "perplexity_v1"
 
     def default_context(self, model: Model) -> int:
         return model.context_length

@@ -18,6 +18,8 @@ class LlamaCpp(Protocol):
     name = "llama.cpp"
     source = "llama.cpp"
     smallest_context = 3
+    headline = "perplexity"
+    overwrites_first = True
 
     def default_context(self, model: Model) -> int:
         return min(512, model.context_length)

@@ -8,7 +8,7 @@ from typing import Self
 
 from evalgpt.core import Encoding, EvaluationError, Model, Row, UsageError, Window
 from evalgpt.core.hooks import Register, hookimpl
-from evalgpt.core.protocol import Protocol, Tokens
+from evalgpt.core.protocol import DEFAULT_PROTOCOL, Protocol, Tokens
 from evalgpt.protocols.base import averages_of_peers, no_argument
 
 __all__ = ["lm_eval"]
@@ -27,7 +27,7 @@ class LmEval(Protocol):
         if model.prefix_id is None:
             raise UsageError(
                 f"protocol lm-eval begins every text with BOS or EOS and model {model.name} has neither; "
-                f"use protocol exact"
+                f"use protocol {DEFAULT_PROTOCOL}"
             )
         return super().bind(model)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evalgpt.core import Model
+from evalgpt.core.protocol import DEFAULT_PROTOCOL
 from evalgpt.report.faults import TextFaults
 from evalgpt.report.metrics import Ledger, Metrics
 
@@ -97,12 +98,13 @@ def _coverage(counted: Ledger) -> Iterator[Verdict]:
     if unscored > MOSTLY:
         yield Verdict(
             "mostly_unscored",
-            f"{unscored:.0%} of the tokens were not scored; protocol exact scores them all",
+            f"{unscored:.0%} of the tokens were not scored; protocol {DEFAULT_PROTOCOL} scores them all",
         )
     elif counted.unscored_pieces > counted.pieces / 2:
         yield Verdict(
             "mostly_unscored",
-            f"{counted.unscored_pieces} of {counted.pieces} texts were not scored; protocol exact scores them all",
+            f"{counted.unscored_pieces} of {counted.pieces} texts were not scored; protocol {DEFAULT_PROTOCOL} scores "
+            f"them all",
         )
 
 

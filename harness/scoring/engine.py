@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, TokenScores, UsageError, Window
 from evalgpt.core.answers import encode, picked
 from evalgpt.core.guard import calling, described
-from evalgpt.core.protocol import Piece, Protocol, Tokens
+from evalgpt.core.protocol import DEFAULT_PROTOCOL, Piece, Protocol, Tokens
 from evalgpt.core.validation import check_protocol, too_deep
 from evalgpt.scoring.batching import Scorer, Work, draw
 
@@ -184,7 +184,7 @@ def _plan(model: Model, document: Document, protocol: Protocol) -> Iterator[Plan
     if document.context and not protocol.takes_context_documents:
         raise UsageError(
             f"protocol {protocol.name} cannot score a continuation of a context, as in document {document.id!r}; "
-            f"use exact or lm-eval"
+            f"use one that can, such as {DEFAULT_PROTOCOL}"
         )
     where = f"document {document.id!r}"
     with calling(protocol, "pieces()", where):
@@ -223,7 +223,7 @@ def _check_enough(plans: Sequence[Plan], protocol: Protocol) -> None:
         check_tokens(tokens)
         raise EvaluationError(
             f"nothing to score: protocol {protocol.name} with context {protocol.context} finds no window in "
-            f"{tokens} tokens; give a longer text, a smaller --context or --protocol exact"
+            f"{tokens} tokens; give a longer text, a smaller --context or --protocol {DEFAULT_PROTOCOL}"
         )
 
 

@@ -103,7 +103,7 @@ def test_what_needs_no_model_loads_no_torch(args):
     script = (
         "import sys\nfrom click.testing import CliRunner\nfrom evalgpt.cli import cli\n"
         "result = CliRunner().invoke(cli, sys.argv[1:])\nassert result.exit_code == 0 and result.stdout\n"
-        "print(*({'torch', 'transformers', 'tiktoken', 'safetensors'} & sys.modules.keys()))"
+        "print(*({'torch', 'transformers', 'tiktoken', 'safetensors', 'scipy'} & sys.modules.keys()))"
     )
     result = succeeded(process(args, script=script))
     assert result.stdout.strip() == "", f"evalgpt {args} imports {result.stdout}"

@@ -31,6 +31,8 @@ def test_a_run_leaves_a_log_that_fits_its_schema_and_weights_that_give_its_losse
     assert log.best == msgspec.convert(data["best"], type(log.best))
     assert log.best.validation_loss == min(e.validation_loss for e in log.evaluations)
     assert f"validation loss {log.evaluations[-1].validation_loss:.3f}" in result.stdout
+    told = " ".join(result.stdout.split())
+    assert "-m scratch:weights=run/best.safetensors -t text:book.txt -p book --context 32 --stride 32" in told
     for name, found in (
         ("best", next(e for e in log.evaluations if e.updates == log.best.updates)),
         ("last", log.evaluations[-1]),

@@ -5,9 +5,9 @@ from support.models import BytesModel, Writer
 
 from evalgpt.adapters.base import TorchModel
 from evalgpt.adapters.gpt.adapter import GPTAdapter
-from evalgpt.core import CutsText, Diverges, GivesLogits, SharesPrefixes, Trainable
+from evalgpt.core import CutsText, Diverges, GivesLogits, Reloads, SharesPrefixes, Trainable
 
-ALL = {CutsText, Diverges, GivesLogits, SharesPrefixes, Trainable}
+ALL = {CutsText, Diverges, GivesLogits, Reloads, SharesPrefixes, Trainable}
 
 
 class Cuts(BytesModel):

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from evalgpt.cli import cli
 from evalgpt.core import hooks
 from evalgpt.core.plugins import load_plugins
+from evalgpt.report import read_report
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -74,6 +75,20 @@ def test_the_plugin_examples_run(tmp_path, number, model, task):
     result = CliRunner().invoke(cli, ["run", "--plugin", str(plugin), "-m", model, "-t", task, "-p", "exact"])
     assert result.exit_code == 0, result.output
     assert f"{model} on {task}" in result.stdout
+
+
+def test_the_example_of_a_protocol_is_explained_as_ours_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("last.py").write_text(blocks(PLUGINS, "python")[2])
+    model = Path(__file__).parent.parent / "support/numpy_plugin.py"
+    for name, protocol in (("a.json", "exact"), ("b.json", "last")):
+        args = ["run", "--plugin", "last.py", "--plugin", str(model), "-m", "table", "-t", "story", "-p", protocol]
+        result = CliRunner().invoke(cli, [*args, "-o", name])
+        assert result.exit_code == 0, result.output
+    assert read_report("b.json").evaluations[0].ledger.scored == 1
+    result = CliRunner().invoke(cli, ["explain-difference", "--plugin", "last.py", "a.json", "b.json"])
+    assert result.exit_code == 0, result.output
+    assert "last_loss" in result.stdout
 
 
 def test_the_conformance_page_says_what_is_tested():

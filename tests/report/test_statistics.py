@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -99,8 +100,38 @@ def test_t_against_tables():
     for freedom, q in table.items():
         assert t_half_width(0.95, freedom) == pytest.approx(q, rel=1e-9)
     assert t_half_width(0.99, 10) == pytest.approx(3.1692726726, rel=1e-9)
-    assert t_half_width(0.95, 1e7) == pytest.approx(1.9599639845, rel=1e-9)
+    assert t_half_width(0.95, 1e7) == pytest.approx(1.9599642218, rel=1e-9)
     assert t_half_width(0.95, 999_999.0) == pytest.approx(1.9599663, rel=1e-7)
+
+
+RELATIVE = 2e-9  # scipy 1.11's quantiles; those of 1.17 are within 1e-10
+
+
+def test_t_as_reports_written_before_have_it():
+    """Their intervals came from a continued fraction and Newton's method."""
+    quantiles = {
+        1.37: (0.8951423547888246, 6.885073156641693, 120.88600872386831),
+        3.8: (0.7444471416921706, 2.835035879321202, 9.159376787566346),
+        16.0: (0.6901322538098247, 2.119905299221254, 4.014996327184056),
+        55.5: (0.6789359733156792, 2.003639051056375, 3.474640795220756),
+        12_345.6: (0.6745096229678741, 1.9601561582630707, 3.291315016209624),
+    }
+    tails = {
+        1.37: (0.9329600803547182, 0.23869542645709804, 0.011742166088300804),
+        16.0: (0.9215866094515479, 0.06277196351460337, 9.569033625490018e-13),
+        55.5: (0.9207046793704554, 0.050403314530853546, 4.853860819227477e-27),
+        12_345.6: (0.9203459491734715, 0.045522131219011594, 1.3344400997925653e-87),
+    }
+    for freedom, found in quantiles.items():
+        assert [t_half_width(level, freedom) for level in (0.5, 0.95, 0.999)] == pytest.approx(found, rel=RELATIVE)
+    for freedom, found in tails.items():
+        assert [t_two_sided(t, freedom) for t in (0.1, 2.0, 20.0)] == pytest.approx(found, rel=RELATIVE)
+
+
+def test_t_where_it_is_nearly_normal_and_far_out():
+    assert t_half_width(0.95, math.inf) == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-12)
+    assert t_two_sided(6.0, math.inf) == pytest.approx(2 * NormalDist().cdf(-6), rel=1e-9)
+    assert t_half_width(1 - 1e-9, 1) == pytest.approx(1 / math.tan(math.pi * 1e-9 / 2), rel=1e-6)
 
 
 @pytest.mark.parametrize("freedom", [1.0, 1.37, 3.8, 55.5, 12_345.6])

@@ -11,6 +11,7 @@ from support.models import BytesModel, hashed_loss
 import evalgpt
 from evalgpt import Encoding, UsageError
 from evalgpt.cli import cli
+from evalgpt.core.plugins import load_plugins
 from evalgpt.report import write_report
 from evalgpt.studies.compare.difference import explain, numbers_of
 
@@ -89,6 +90,55 @@ def test_every_number_of_a_report_is_the_one_its_tool_quotes(protocol):
     for name, value in evaluation.peer.items():
         if "perplexity" in name:
             assert math.exp(found[name]) == pytest.approx(value)
+
+
+OTHER = """
+import evalgpt
+from evalgpt.protocols.llama_cpp import LlamaCpp
+
+
+class Other(LlamaCpp):
+    name = "other"
+    headline = "own_perplexity"
+
+    def peer(self, rows):
+        return {"first_perplexity": 3.0, "own_perplexity": 5.0}
+
+
+@evalgpt.hookimpl
+def register_protocols(register):
+    register("other", lambda argument, *, context=16: Other(context))
+"""
+
+
+def test_a_protocol_of_a_plugin_says_its_headline_and_what_it_overwrites(tmp_path):
+    (tmp_path / "other_protocol.py").write_text(OTHER)
+    plugins = load_plugins([str(tmp_path / "other_protocol.py")])
+    facts = {"adds_bos": True, "prefix_id": 256}
+    a, b = made("exact", **facts), made(plugins.protocol("other"), **facts)
+    found, peer = explain(a, b, plugins=plugins), explain(a, made("llama.cpp:context=16", **facts))
+    assert (found.to.name, found.to.value) == ("own_perplexity", 5.0)
+    assert [s for s in found.steps if s.name != "averaging"] == [s for s in peer.steps if s.name != "averaging"]
+    assert not [note for note in found.notes if "plugin" in note]
+    # The report alone does not say it, so without the plugin the number is another one, and a note says so.
+    unknown = explain(a, b)
+    assert unknown.to.name == "loss"
+    assert [step.tokens for step in unknown.steps] != [step.tokens for step in found.steps]
+    assert [note for note in unknown.notes if "the protocol other" in note]
+
+
+def test_the_command_asks_the_plugins_that_it_was_given(tmp_path):
+    path = tmp_path / "other_protocol.py"
+    path.write_text(OTHER)
+    protocols = "exact", load_plugins([str(path)]).protocol("other")
+    reports = [tmp_path / "a.json", tmp_path / "b.json"]
+    for report, protocol in zip(reports, protocols, strict=True):
+        write_report(evalgpt.make_report([made(protocol)]), str(report))
+    args = ["explain-difference", *map(str, reports)]
+    asked, alone = (CliRunner().invoke(cli, [*args, *more]) for more in (["--plugin", str(path)], []))
+    assert asked.exit_code == alone.exit_code == 0
+    assert "own_perplexity 5.0000" in asked.stdout
+    assert "own_perplexity 5.0000" not in alone.stdout
 
 
 def test_a_dtype_alone_is_the_whole_gap():

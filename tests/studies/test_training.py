@@ -13,8 +13,11 @@ import evalgpt
 from evalgpt.adapters.base import TorchModel
 from evalgpt.adapters.gpt.model import GPTConfig, GPTModel
 from evalgpt.adapters.gpt.training import TorchTrainer
-from evalgpt.core import Optimisation
-from evalgpt.studies.training.data import learning_rate
+from evalgpt.core import Optimisation, Window
+from evalgpt.core.protocol import Piece
+from evalgpt.protocols.exact import Exact
+from evalgpt.scoring.engine import bind
+from evalgpt.studies.training.data import learning_rate, read_data
 from evalgpt.studies.training.log import Settings
 from evalgpt.studies.training.loop import continuation
 from evalgpt.studies.training.memorised import memorised
@@ -211,12 +214,48 @@ def test_fingerprint_and_scores_follow_the_weights(book_here):
     assert model.trained
     assert evalgpt.evaluate(model, "pairs").metrics.loss != loss
     trainer.save("now.safetensors", {}, resumable=False)
-    loaded = evalgpt.load_plugins().model("scratch:weights=now.safetensors", device="cpu")
+    loaded = evalgpt.load_plugins().model(model.weights_spec("now.safetensors"), device="cpu")
     assert loaded.fingerprint == model.fingerprint
     assert evalgpt.evaluate(loaded, "pairs").metrics.loss == evalgpt.evaluate(model, "pairs").metrics.loss
 
 
 # the plan
+
+
+class Text(evalgpt.Task):
+    name = "text"
+
+    def documents(self):
+        yield evalgpt.Document("one", "Every effort moves you. " * 10)
+
+
+class Halves(Exact):
+    """Trains on the first half of a text, by windows one after the other, and validates with the second."""
+
+    name = "halves"
+    parts = "train", "validation"
+
+    def pieces(self, text):
+        middle = len(text) // 2
+        return [Piece(self.parts[0], 0, middle), Piece(self.parts[1], middle, len(text))]
+
+    def training_windows(self, tokens, split):
+        for begin in range(0, len(tokens.ids) - 8, 8):
+            yield Window(tokens.ids[begin : begin + 9], 1, begin)
+
+
+class Thirds(Halves):
+    parts = "train", "rest"
+
+
+def test_a_protocol_says_what_is_trained_on():
+    model = BytesModel()
+    data = read_data(model, Text(), bind(Halves(context=8), model), 2)
+    assert [len(data.train), len(data.validation)] == [14, 14]
+    assert bytes(data.train[1].ids) == b"fort move"
+    for protocol in (Exact(context=8), Thirds(context=8)):
+        with pytest.raises(evalgpt.UsageError, match=f"protocol {protocol.name} does not say"):
+            read_data(model, Text(), bind(protocol, model), 2)
 
 
 def test_the_learning_rate_rises_and_falls():

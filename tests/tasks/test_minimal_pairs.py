@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from support.models import BytesModel, hashed_loss
 
 import evalgpt
@@ -122,6 +123,7 @@ def test_wilsons_interval_solves_its_equation(successes, trials):
     successes = min(successes, trials)
     low, high = wilson(successes, trials)
     share = successes / trials
+    assert (low, high) == pytest.approx(tuple(binomtest(successes, trials).proportion_ci(method="wilson")), abs=1e-12)
     assert 0 <= low <= share <= high <= 1
     for bound in (low, high):
         if 0 < bound < 1:  # where the share lies 1.96 of the bound's own standard errors away

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from support.reports import SMALL
 
 from evalgpt.cli import cli
+from evalgpt.core.text import visible
 from evalgpt.report import read_report
 from evalgpt.views.export.base import Source
 from evalgpt.views.export.csv import FORMULA, to_csv
@@ -176,6 +177,28 @@ def test_yaml_reads_every_float_as_a_float(reports, tmp_path, value):
     (loss,) = (m["value"] for m in index["model-index"][0]["results"][0]["metrics"] if m["type"] == "loss")
     assert type(loss) is float
     assert loss == value
+
+
+@pytest.mark.parametrize(
+    "name", ["1e5", "0o17", "no", "2026-11-28", "a: b # c", "~", "é" * 200, "👩 x", "\x85", "'", "&a *b"]
+)
+def test_yaml_reads_every_name_as_the_text_it_is(reports, tmp_path, name):
+    def change(data):
+        data["evaluations"][0]["model"]["spec"] = name
+
+    text = to_markdown([source(changed(reports["lm-eval"], tmp_path, change))])[0].data.decode()
+    (entry,) = front_matter(text)[0]["model-index"]
+    assert entry["name"] == visible(name)
+    (line,) = [line for line in text.splitlines() if line.startswith("- name: ")]
+    assert line[8] == line[-1] == '"'  # also a text by YAML 1.2
+
+
+def test_without_pyyaml_the_extra_is_named(reports, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    result = invoke(reports["lm-eval"], "--to", "markdown")
+    assert result.exit_code == 2
+    assert "evalgpt[markdown]" in result.stderr
+    assert invoke(reports["lm-eval"], "--to", "csv").exit_code == 0
 
 
 def cells(line):

@@ -23,6 +23,7 @@ from support.pages import HOSTILE, Every, details, report
 import evalgpt
 from evalgpt import UsageError, write_report
 from evalgpt.cli import cli
+from evalgpt.report.detail import RowDetail
 from evalgpt.report.document import RowInfo, Tokenized
 from evalgpt.studies.compare.alignment import align, token_losses
 from evalgpt.studies.compare.comparison import compare
@@ -228,6 +229,18 @@ def test_calibration_is_that_of_a_plain_count():
         assert predicted == pytest.approx(sure[inside].mean())
         assert 0 <= bin_.low <= bin_.value <= bin_.high <= 1
     assert calibrate({}) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "interval"),
+    [(12, (0.2875585353039122, 0.6454206125314121)), (0, (0, 0.1287289218592153)), (26, (1 - 0.1287289218592153, 1))],
+)
+def test_calibration_has_wilsons_interval(right, interval):
+    rank = np.where(np.arange(26) < right, 0, 3)
+    logprobs = np.log(np.full((26, 1), 0.55, dtype=np.float32))
+    curve = calibrate({0: RowDetail(np.arange(26), rank, np.zeros(26, dtype=np.float32), [["a"]] * 26, logprobs)})
+    (found,) = curve.bins
+    assert (found.low, found.high) == pytest.approx(interval, rel=1e-9, abs=1e-12)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=90), st.sets(st.integers(1, 89), max_size=3))

@@ -10,6 +10,7 @@ import click
 
 from evalgpt.cli.options import common
 from evalgpt.cli.output import Output, output
+from evalgpt.cli.shell import state_of
 from evalgpt.core import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def explain_all(reports: Sequence[str], names: tuple[str | None, str | None], ou
         same = {e.task.sha256 for e in first} & {e.task.sha256 for e in second}
         what = "model (spec) on a text" if same else "text (task.sha256)"
         raise UsageError(f"no {what} of {reports[0]} is in {reports[1]}, so there is nothing to explain")
-    differences = [explain(a, b, names) for a, b in pairs]
+    plugins = state_of(click.get_current_context()).plugins
+    differences = [explain(a, b, names, plugins) for a, b in pairs]
     for difference in differences:
         _print(difference, err=output.to_stdout)
     output.write(Differences(command=output.command, differences=differences))

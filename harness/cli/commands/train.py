@@ -29,6 +29,9 @@ __all__ = ["TrainOptions", "begin_run", "command", "resume_run"]
 
 COUNT = click.IntRange(min=1)
 
+PROTOCOL = "book"
+"""The course's: what it trains on, and how it evaluates that."""
+
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
@@ -185,7 +188,7 @@ def _build(plugins: Plugins, settings: Settings, quiet: bool) -> tuple[Model, Ta
     task = plugins.task(settings.task)
     with waiting(f"building {settings.model}", quiet):
         model = plugins.model(settings.model, device=settings.device, dtype=settings.dtype)
-    protocol = plugins.protocol("book", context=settings.context, stride=settings.stride)
+    protocol = plugins.protocol(PROTOCOL, context=settings.context, stride=settings.stride)
     return model, task, bind(protocol, model)
 
 
@@ -195,7 +198,7 @@ def _go(model: Model, task: Task, protocol: Protocol, log: Training, folder: Pat
 
     with Screen(quiet) as screen:
         train(model, task, protocol, log, folder, screen)
-    print_summary(log, folder)
+    print_summary(log, folder, model)
 
 
 def _warn_of_other_versions(log: Training, model: Model) -> None:

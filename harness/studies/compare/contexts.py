@@ -50,9 +50,10 @@ def part_of(evaluation: Evaluation, number: str) -> Evaluation:
     return msgspec.structs.replace(evaluation, rows=[r for r in evaluation.rows if only is None or r.split == only])
 
 
-def side_of(evaluation: Evaluation, number: str) -> Side:
+def side_of(evaluation: Evaluation, number: str, overwrites_first: bool) -> Side:
+    """The tokens that ``number`` is of; ``overwrites_first`` as the evaluation's protocol says it of itself."""
     only = _split_of(evaluation, number)
-    overwritten = evaluation.protocol.name == "llama.cpp" and evaluation.model.adds_bos
+    overwritten = overwrites_first and evaluation.model.adds_bos
     # By number, not by name: the same text may lie in files of two names.
     documents = {name: number for number, name in enumerate(dict.fromkeys(row.id for row in evaluation.rows))}
     parts = [

@@ -16,7 +16,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.core import UsageError
+from evalgpt.core import EvalgptError, UsageError
+from evalgpt.core.plugins import Plugins, default_plugins
+from evalgpt.core.protocol import Protocol
 from evalgpt.report.document import Evaluation, describe_protocol, keeps_tokens
 from evalgpt.studies.compare.alignment import align
 from evalgpt.studies.compare.contexts import Side, part_of, side_of
@@ -26,15 +28,8 @@ __all__ = ["SCHEMA", "Difference", "Differences", "Number", "Step", "explain", "
 
 SCHEMA: Final = "evalgpt.difference/1"
 
-HEADLINES = {
-    "hf-strided": "perplexity_v1",
-    "llama.cpp": "perplexity",
-    "book": "validation_loss",
-}
-"""The perplexity per token that a user of the reproduced tool would quote; else that of the mean over tokens."""
-
 PER_TEXT = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-"""Numbers that divide by what is the text's own, whatever the tokenizer."""
+"""Numbers that divide by what is the text's own, whatever the tokenizer; so :meth:`Protocol.peer` names them."""
 
 ROUNDING = 1e-12
 """Nats below which two ways of taking one average do not differ."""
@@ -85,7 +80,10 @@ class Differences(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def numbers_of(evaluation: Evaluation) -> dict[str, float]:
-    """The evaluation's perplexities by name, each as its logarithm in nats; ``loss`` is the mean over tokens."""
+    """The evaluation's perplexities by name, each as its logarithm in nats; ``loss`` is the mean over tokens.
+
+    Their names tell their units, as :meth:`evalgpt.protocols.Protocol.peer` has it.
+    """
     found = {"loss": evaluation.metrics.loss}
     for name, value in evaluation.peer.items():
         if value is None or "error" in name or ("perplexity" in name and value <= 0):
@@ -99,8 +97,16 @@ def numbers_of(evaluation: Evaluation) -> dict[str, float]:
     return found
 
 
-def explain(a: Evaluation, b: Evaluation, names: tuple[str | None, str | None] = (None, None)) -> Difference:
+def explain(
+    a: Evaluation,
+    b: Evaluation,
+    names: tuple[str | None, str | None] = (None, None),
+    plugins: Plugins | None = None,
+) -> Difference:
     """Take the gap from ``a``'s number to ``b``'s apart; ``names`` choose the numbers, by default the tools' headlines.
+
+    What a protocol says of itself is asked of ``plugins``, by default those that are installed. Of a protocol that is
+    not among them the token mean is the headline, and a note says so.
 
     Raises:
         UsageError: another text, no losses of single tokens, an unknown number, or no token that both scored.
@@ -110,11 +116,15 @@ def explain(a: Evaluation, b: Evaluation, names: tuple[str | None, str | None] =
             f"the texts differ: task.sha256 is {a.task.sha256[:12]} against {b.task.sha256[:12]}; a difference between "
             f"perplexities of two texts has no one cause"
         )
-    chosen = [_number(e, name) for e, name in zip((a, b), names, strict=True)]
+    protocols = [_protocol(e, plugins or default_plugins()) for e in (a, b)]
+    chosen = [_number(e, p, name) for e, p, name in zip((a, b), protocols, names, strict=True)]
     for e in (a, b):
         if not keeps_tokens(e):
             raise UsageError(f"the report of {e.model.spec} has no losses of single tokens; run it with --tokens")
-    one, other = (side_of(e, number.name) for e, number in zip((a, b), chosen, strict=True))
+    one, other = (
+        side_of(e, number.name, p is not None and p.overwrites_first)
+        for e, p, number in zip((a, b), protocols, chosen, strict=True)
+    )
     if not one.scored.any() or not other.scored.any():
         raise UsageError("one of the two scored nothing")
     per_text = chosen[0].name == chosen[1].name in PER_TEXT
@@ -135,13 +145,21 @@ def explain(a: Evaluation, b: Evaluation, names: tuple[str | None, str | None] =
         to=chosen[1],
         nats=chosen[1].nats - chosen[0].nats,
         steps=[s for s in (first, *steps) if abs(s.nats) > ROUNDING or (s.tokens and s.name != "rounding")],
-        notes=[*_notes(a, b, steps), *_others((a, b), chosen)],
+        notes=[*_notes(a, b, steps), *_unknown((a, b), protocols), *_others((a, b), chosen)],
     )
 
 
-def _number(evaluation: Evaluation, name: str | None) -> Number:
+def _protocol(evaluation: Evaluation, plugins: Plugins) -> Protocol | None:
+    """The protocol that the report names, not bound; None where no plugin builds it by its name alone."""
+    try:
+        return plugins.protocol(evaluation.protocol.name)
+    except EvalgptError:
+        return None
+
+
+def _number(evaluation: Evaluation, protocol: Protocol | None, name: str | None) -> Number:
     found = numbers_of(evaluation)
-    headline = HEADLINES.get(evaluation.protocol.name, "loss")
+    headline = "loss" if protocol is None else protocol.headline
     wanted = name or (headline if headline in found else "loss")
     if wanted == "perplexity" and wanted not in found:
         wanted = "loss"
@@ -267,6 +285,15 @@ def _other_tokens(a: Evaluation, b: Evaluation, one: Side, other: Side) -> Itera
 
 def _step(name: str, nats: float, tokens: int, why: str) -> Step:
     return Step(name=name, nats=nats, tokens=tokens, why=why)
+
+
+def _unknown(both: Sequence[Evaluation], protocols: Sequence[Protocol | None]) -> Iterator[str]:
+    """Protocols of which nothing is known but the report."""
+    for name in dict.fromkeys(e.protocol.name for e, p in zip(both, protocols, strict=True) if p is None):
+        yield (
+            f"no plugin here builds the protocol {name}: its headline is taken to be the mean over tokens, and the "
+            f"first token of its windows to be the text's own; --plugin loads others"
+        )
 
 
 def _others(both: Sequence[Evaluation], chosen: Sequence[Number]) -> Iterator[str]:

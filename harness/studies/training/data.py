@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from evalgpt.core import EvaluationError, Model, Task, Window
-from evalgpt.core.protocol import Protocol
+from evalgpt.core import EvaluationError, Model, Task, UsageError, Window
+from evalgpt.core.guard import calling
+from evalgpt.core.protocol import Protocol, Tokens
 from evalgpt.core.validation import documents_of
-from evalgpt.protocols.book import book
-from evalgpt.scoring.engine import plan_windows
+from evalgpt.scoring.engine import Plan, plan_windows
 from evalgpt.studies.training.log import Settings
 
 __all__ = ["Data", "learning_rate", "read_data", "updates_in"]
@@ -24,26 +24,38 @@ class Data:
 
 
 def read_data(model: Model, task: Task, protocol: Protocol, batch: int) -> Data:
-    """The windows of the course's loader (LLMs-from-scratch ch02, create_dataloader_v1) over all texts of ``task``.
-
-    ``protocol`` is ``book``, bound to ``model``.
+    """The windows that ``protocol``, bound to ``model``, says a model is trained on, over all texts of ``task``.
 
     Raises:
+        UsageError: the protocol says nothing of training, or makes other pieces than train and validation.
         EvaluationError: there is not one batch to train on, nor two windows, or nothing to validate with.
     """
     plans = plan_windows(model, documents_of(task), protocol, enough=False)
-    context, stride = (int(str(protocol.settings()[key])) for key in ("context", "stride"))
     parts: dict[str, list[Window]] = {"train": [], "validation": []}
     for plan in plans:
-        parts[plan.piece.split] += book(plan.encoding.ids, context, stride, drop_odd=False)
-    for split, needed in (("train", max(batch, 2)), ("validation", 1)):  # book evaluates an even number of windows
+        windows = _windows(model, protocol, plan)
+        if windows is None or plan.piece.split not in parts:
+            raise UsageError(
+                f"protocol {protocol.name} does not say what a model is trained on and what validated with"
+            )
+        parts[plan.piece.split] += windows
+    for split, needed in (("train", max(batch, 2)), ("validation", 1)):  # an evaluation may leave out an odd last one
         if len(parts[split]) < needed:
             tokens = sum(len(plan.encoding.ids) for plan in plans if plan.piece.split == split)
             raise EvaluationError(
                 f"the text is too short to train on: its {split} part of {tokens} tokens makes {len(parts[split])} of "
-                f"the {needed} windows of {context} tokens that it takes; give a longer text or a smaller --context"
+                f"the {needed} windows of {protocol.context} tokens that it takes; give a longer text or a smaller "
+                f"--context"
             )
     return Data(parts["train"], parts["validation"])
+
+
+def _windows(model: Model, protocol: Protocol, plan: Plan) -> list[Window] | None:
+    given = bool(plan.document.context)
+    tokens = Tokens(plan.encoding.ids, plan.context_tokens, given, model.prefix_id, model.adds_bos)
+    with calling(protocol, "training_windows()", f"document {plan.document.id!r}"):
+        windows = protocol.training_windows(tokens, plan.piece.split)
+        return None if windows is None else list(windows)
 
 
 def learning_rate(settings: Settings, update: int, total: int) -> float:

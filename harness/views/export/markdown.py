@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from evalgpt.core import UsageError
 from evalgpt.core.text import visible
 from evalgpt.report.document import Evaluation, describe_protocol
 from evalgpt.report.metrics import Metrics
@@ -30,9 +31,14 @@ SPECIAL = re.compile(r"[\\`*\[\]<>|&~$#]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def to_markdown(sources: Sequence[Source]) -> list[Exported]:
-    """Front matter, then the tables, then what they say in words; the front matter has the numbers in full."""
+    """Front matter, then the tables, then what they say in words; the front matter has the numbers in full.
+
+    Raises:
+        UsageError: PyYAML is missing.
+    """
     found = [e for source in sources for e in source.report.evaluations]
-    lines = ["---", *_yaml({"model-index": _index(found)}), "---", "", "## Evaluation", ""]
+    front = _yaml({"model-index": _index(found)})
+    lines = ["---", *front.rstrip("\n").split("\n"), "---", "", "## Evaluation", ""]
     lines += _table(LOSSES, [row for e in found for row in _losses(e)], left=3)
     pairs = [row for e in found for row in _accuracies(e)]
     if pairs:
@@ -107,7 +113,7 @@ def _accuracies(evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
 def _index(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """Hugging Face's model-index (hub-docs, modelcard.md), one entry for each model."""
     return [
-        {"name": called(found[0].model), "results": [result for e in found for result in _results(e)]}
+        {"name": _quoted(called(found[0].model)), "results": [result for e in found for result in _results(e)]}
         for found in by_model(evaluations)
     ]
 
@@ -118,37 +124,45 @@ def _results(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     for split, metrics in parts(evaluation):
         dataset = {"name": spec, "type": evaluation.task.name, "config": describe_protocol(evaluation)}
         dataset |= {"split": split} if split else {}
+        dataset["revision"] = f"sha256:{evaluation.task.sha256}"
         values = {name: getattr(metrics, name) for name in INDEXED}
         listed = [{"type": k, "name": INDEXED[k], "value": v} for k, v in values.items() if v is not None]
         for paradigm, numbers in accuracies(evaluation).items() if not split else ():
             name = f"Accuracy, {paradigm}" if paradigm else "Accuracy"
-            listed.append({"type": "accuracy", "name": name, "value": numbers["accuracy"]})
+            listed.append({"type": "accuracy", "name": _quoted(name), "value": numbers["accuracy"]})
         yield {
             "task": {"type": "text-generation", "name": "Text Generation"},
-            "dataset": {**dataset, "revision": f"sha256:{evaluation.task.sha256}"},
+            "dataset": {key: _quoted(text) for key, text in dataset.items()},
             "metrics": listed,
         }
 
 
-def _yaml(value: Mapping[str, Any] | Sequence[Any], indent: str = "") -> Iterator[str]:
-    """Lines of block YAML, 1.1 and 1.2: strings in double quotes as JSON has them, numbers as repr has them."""
-    items = value.items() if isinstance(value, Mapping) else (("-", inner) for inner in value)
-    for key, inner in items:
-        head = f"{indent}{key}" if key == "-" else f"{indent}{key}:"
-        if not isinstance(inner, Mapping | list):
-            yield f"{head} {_scalar(inner)}"
-        elif key != "-":
-            yield head
-            yield from _yaml(inner, indent + "  ")
-        else:
-            first, *rest = _yaml(inner, indent + "  ")
-            yield f"{head} {first.lstrip()}"
-            yield from rest
+class _Quoted(str):
+    """A string that is written in double quotes, so that YAML 1.1 and 1.2 both read a string: 1e5, no, 0o17."""
+
+    __slots__ = ()
 
 
-def _scalar(value: str | float) -> str:
-    if isinstance(value, str):
-        return json.dumps(visible(value), ensure_ascii=False)
-    text = repr(value)
-    # YAML 1.1 takes 1e-05 for a string: its floats have a point.
-    return text.replace("e", ".0e") if "e" in text and "." not in text else text
+def _yaml(value: object) -> str:
+    """Block YAML.
+
+    Raises:
+        UsageError: PyYAML is missing.
+    """
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        raise UsageError(
+            "a model card needs PyYAML, which is not installed; install evalgpt's extra markdown: "
+            "pip install 'evalgpt[markdown]', or '.[markdown]' in a clone of it"
+        ) from None
+
+    dumper: Any = type("Dumper", (yaml.SafeDumper,), {})  # a class of its own: representers are kept by class
+    tag = "tag:yaml.org,2002:str"
+    dumper.add_representer(_Quoted, lambda own, text: own.represent_scalar(tag, str(text), style='"'))
+    text: str = yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+    return text
+
+
+def _quoted(text: str) -> _Quoted:
+    return _Quoted(visible(text))

@@ -182,10 +182,13 @@ def distribution(values: NDArray[np.float64]) -> list[Bin]:
 
 
 def calibrate(details: Mapping[int, RowDetail]) -> Calibration | None:
-    """The calibration of the likeliest token over rows with detail; None where there is none."""
+    """The calibration of the likeliest token over rows with detail, with Wilson's 95 % intervals of the shares; None
+    where there is none."""
     parts = [d for d in details.values() if len(d.rank) and d.top_logprobs.ndim == 2 and d.top_logprobs.shape[1]]
     if not parts:
         return None
+    from scipy.stats import binomtest  # takes about a second to import, and most pages have no detail
+
     sure = np.exp(np.concatenate([d.top_logprobs[:, 0] for d in parts]).astype(np.float64))
     right = np.concatenate([d.rank for d in parts]) == 0
     which = np.clip((sure * 10).astype(int), 0, 9)
@@ -193,19 +196,11 @@ def calibrate(details: Mapping[int, RowDetail]) -> Calibration | None:
     for k in np.unique(which).tolist():
         mask = which == k
         n, share = int(mask.sum()), float(right[mask].mean())
-        low, high = _wilson(share, n)
-        bins.append(Bin(k / 10, (k + 1) / 10, share, low, high, n))
+        low, high = binomtest(int(right[mask].sum()), n).proportion_ci(method="wilson")
+        bins.append(Bin(k / 10, (k + 1) / 10, share, float(low), float(high), n))
         predicted.append(float(sure[mask].mean()))
         error += n / len(sure) * abs(share - predicted[-1])
     return Calibration(bins, predicted, error, float(right.mean()))
-
-
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share: it stays within 0 and 1, also at both ends."""
-    z = 1.959963984540054
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def passages(values: NDArray[np.float64], group: NDArray[np.int64], most: int = 5) -> list[tuple[int, int]]:
