@@ -52,8 +52,9 @@ if TYPE_CHECKING:
     from evalgpt.scoring.cache import ScoreCache
     from evalgpt.scoring.engine import Progress
     from evalgpt.scoring.evaluate import evaluate
+    from evalgpt.scoring.options import Options
     from evalgpt.studies.explanation import Explanation, explain
-    from evalgpt.studies.generation import Generation, generate
+    from evalgpt.studies.generation import Generation, GenerationOptions, Sampling, generate
 
 __all__ = [
     "Collected",
@@ -67,12 +68,15 @@ __all__ = [
     "EvaluationError",
     "Explanation",
     "Generation",
+    "GenerationOptions",
     "GivesLogits",
     "Model",
+    "Options",
     "Progress",
     "Protocol",
     "Report",
     "Row",
+    "Sampling",
     "ScoreCache",
     "Scored",
     "SharesPrefixes",
@@ -99,6 +103,8 @@ _LAZY = {
     "Explanation": "evalgpt.studies.explanation",
     "explain": "evalgpt.studies.explanation",
     "Generation": "evalgpt.studies.generation",
+    "GenerationOptions": "evalgpt.studies.generation",
+    "Sampling": "evalgpt.studies.generation",
     "generate": "evalgpt.studies.generation",
     "load_plugins": "evalgpt.core.plugins",
     "Evaluation": "evalgpt.report",
@@ -108,6 +114,7 @@ _LAZY = {
     "read_detail": "evalgpt.report",
     "Collected": "evalgpt.report.detail",
     "Progress": "evalgpt.scoring.engine",
+    "Options": "evalgpt.scoring.options",
     "Protocol": "evalgpt.core.protocol",
     "ScoreCache": "evalgpt.scoring.cache",
     "ratio_estimate": "evalgpt.report.statistics",

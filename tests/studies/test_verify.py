@@ -11,7 +11,7 @@ from evalgpt.cli import cli
 from evalgpt.core.plugins import load_plugins
 from evalgpt.report import read_report, write_report
 from evalgpt.report.verdicts import Verdict
-from evalgpt.studies.verify import Sample, verify
+from evalgpt.studies.verify.verification import verify
 
 pytestmark = pytest.mark.numeric
 
@@ -72,7 +72,7 @@ def test_a_report_read_from_a_file_holds_to_the_last_digit(tmp_path):
 
 def test_quick_scores_a_sample_of_windows_again():
     calls = BytesModel()
-    found = check(made(), calls, sample=Sample(3, seed=1))
+    found = check(made(), calls, windows=3, seed=1)
     assert sum(len(batch) for batch in calls.batches) == 3
     assert 3 <= found.losses < found.of
 
@@ -145,7 +145,7 @@ def test_a_report_without_single_losses_is_verified_by_its_numbers():
     with pytest.raises(EvaluationError, match=r"^losses: metrics.loss|^numbers: metrics.loss is 5.0"):
         check(change(evaluation, "metrics.loss", 5.0))
     with pytest.raises(EvaluationError, match="verify it without --quick"):
-        check(evaluation, sample=Sample(3))
+        check(evaluation, windows=3)
 
 
 def run(*args, **options):

@@ -131,6 +131,8 @@ def study(folder: Path) -> int:
     by_name = evalgpt.evaluate("scratch:seed=7", "pairs", "exact:stride=64", device="cpu", dtype="float32")
     own = evalgpt.evaluate(Bigram(), Haiku(), batch_tokens=512, tokens=True)
     assert_type(own, evalgpt.Evaluation)
+    how = evalgpt.Options(batch_tokens=512, precision=0.1)
+    evalgpt.evaluate(Bigram(), Haiku(), None, how, seed=3)
     report = evalgpt.make_report([by_name, own], ["study"])
     assert_type(report, evalgpt.Report)
     evalgpt.write_report(report, str(folder / "report.json"))
@@ -145,6 +147,8 @@ def study(folder: Path) -> int:
     walk = evalgpt.explain(Unigram(1), ["Every effort moves you"], top=2)
     assert_type(walk, evalgpt.Explanation)
     assert_type(evalgpt.generate(Bigram(), "Every effort", tokens=5), evalgpt.Generation)
+    drawn = evalgpt.GenerationOptions(sampling=evalgpt.Sampling(temperature=1.0))
+    evalgpt.generate(Bigram(), "Every effort", drawn, prefix=False)
     outcomes = testing.run_checks(testing.Subject(lambda: Unigram(1)), only=["shift", "causality"])
     good = all(assert_type(outcome.good, bool) for outcome in outcomes)
     try:

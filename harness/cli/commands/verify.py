@@ -17,7 +17,7 @@ from evalgpt.core.protocol import Protocol
 from evalgpt.core.specs import Spec, parse
 from evalgpt.report.document import Evaluation, describe_protocol, keeps_tokens, read_report
 from evalgpt.scoring.engine import bind
-from evalgpt.studies.verify import Sample, verify
+from evalgpt.studies.verify.verification import VerificationOptions, verify
 from evalgpt.views.terminal.console import console_for, say
 
 __all__ = ["VerifyOptions", "command", "verify_all"]
@@ -131,9 +131,10 @@ def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: Verify
         bind(protocol, model)
     except UsageError as error:  # parameters that no run can have had
         raise EvaluationError(f"protocol: {error}") from error
-    sample = Sample(options.windows if options.quick else None, options.seed)
+    windows = options.windows if options.quick else None
+    how = VerificationOptions(windows=windows, seed=options.seed, tolerance=options.tolerance)
     with Bar(f"{evaluation.model.spec} on {evaluation.task.spec}", quiet=options.quiet) as bar:
-        found = verify(evaluation, model, task, protocol, sample=sample, tolerance=options.tolerance, progress=bar)
+        found = verify(evaluation, model, task, protocol, how, progress=bar)
     if found.losses == 0:
         return f"it keeps no losses of single tokens; its numbers hold within {found.tolerance:.2g}"
     return (
