@@ -53,11 +53,17 @@ if TYPE_CHECKING:
     from evalgpt.scoring.engine import Progress
     from evalgpt.scoring.evaluate import evaluate
     from evalgpt.scoring.options import Options
+    from evalgpt.studies.compare.comparison import Comparison
+    from evalgpt.studies.compare.models import ComparisonOptions, compare
     from evalgpt.studies.explanation import Explanation, explain
     from evalgpt.studies.generation import Generation, GenerationOptions, Sampling, generate
+    from evalgpt.studies.verify.checks import Verified
+    from evalgpt.studies.verify.verification import VerificationOptions, verify
 
 __all__ = [
     "Collected",
+    "Comparison",
+    "ComparisonOptions",
     "CutsText",
     "Detail",
     "Diverges",
@@ -84,7 +90,10 @@ __all__ = [
     "TokenScores",
     "Trainable",
     "UsageError",
+    "VerificationOptions",
+    "Verified",
     "Window",
+    "compare",
     "evaluate",
     "explain",
     "generate",
@@ -94,12 +103,19 @@ __all__ = [
     "ratio_estimate",
     "read_detail",
     "read_report",
+    "verify",
     "write_report",
 ]
 
 _LAZY = {
     "evaluate": "evalgpt.scoring.evaluate",
     "make_report": "evalgpt.report.describe",
+    "Comparison": "evalgpt.studies.compare.comparison",
+    "ComparisonOptions": "evalgpt.studies.compare.models",
+    "compare": "evalgpt.studies.compare.models",
+    "Verified": "evalgpt.studies.verify.checks",
+    "VerificationOptions": "evalgpt.studies.verify.verification",
+    "verify": "evalgpt.studies.verify.verification",
     "Explanation": "evalgpt.studies.explanation",
     "explain": "evalgpt.studies.explanation",
     "Generation": "evalgpt.studies.generation",

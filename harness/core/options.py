@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from evalgpt.core.guard import described
@@ -16,16 +16,18 @@ __all__ = ["choose_options"]
 T = TypeVar("T", bound="DataclassInstance")
 
 
-def choose_options(kind: type[T], options: T | None, changes: Mapping[str, object]) -> T:
-    """``options``, by default those of ``kind``, with the fields in ``changes`` replaced.
+def choose_options(kind: type[T], options: DataclassInstance | None, changes: Mapping[str, object]) -> T:
+    """``options``, by default those of ``kind``, with the fields in ``changes`` replaced. Options of a base class of
+    ``kind`` leave its other fields at their defaults.
 
     Raises:
-        TypeError: ``options`` is no ``kind``, or ``changes`` names no field of it.
+        TypeError: ``options`` has another type, or ``changes`` names no field.
     """
-    if options is not None and not isinstance(options, kind):
+    if options is not None and not (is_dataclass(options) and issubclass(kind, type(options))):
         raise TypeError(f"options must be of type {kind.__name__}, not {described(options)}")
     names = [field.name for field in fields(kind)]
     for name in changes:
         if name not in names:
             raise TypeError(f"unknown option {name!r}; accepted: {', '.join(names)}")
-    return replace(kind() if options is None else options, **changes)
+    given = {} if options is None else {field.name: getattr(options, field.name) for field in fields(options)}
+    return kind(**(given | dict(changes)))

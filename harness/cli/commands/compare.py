@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,22 +16,19 @@ from evalgpt.cli.options import ModelOptions, common, models, output, running, t
 from evalgpt.cli.progress import Bar
 from evalgpt.cli.shell import goes_with, state_of, targets_of
 from evalgpt.core import Model, Task, UsageError
-from evalgpt.core.guard import calling
 from evalgpt.core.plugins import Plugins
 from evalgpt.core.protocol import Protocol
-from evalgpt.core.validation import documents_of
 from evalgpt.report.describe import make_report
 from evalgpt.report.document import Evaluation, read_report, to_json, write_report
 from evalgpt.report.files import STDOUT, write_bytes
 from evalgpt.report.targets import check_distinct, document_kind, own_command
-from evalgpt.scoring.batching import BatchSize
 from evalgpt.scoring.cache import ScoreCache
-from evalgpt.scoring.engine import Result, bind, plan_windows, row_of
-from evalgpt.scoring.evaluate import assemble, evaluate, scorer_for
+from evalgpt.scoring.evaluate import evaluate
+from evalgpt.scoring.options import Options
 from evalgpt.scoring.strata import RAREST
 from evalgpt.studies.compare.comparison import Comparison, Comparisons, Decision, compare, pairs_of
-from evalgpt.studies.compare.decide import until_decided
-from evalgpt.studies.compare.divergence import check_models, diverge
+from evalgpt.studies.compare.divergence import check_models
+from evalgpt.studies.compare.models import decide, divergence_of, share_context
 from evalgpt.views.terminal.comparison import print_comparisons
 
 __all__ = ["CompareOptions", "command", "compare_all"]
@@ -164,14 +160,16 @@ def _run(
     models = [options.build_model(plugins, spec) for spec in options.models]
     for model in models[1:] if options.kl else ():
         check_models((models[0], model))
+    how = Options(batch_tokens=options.batch_tokens, tokens=True, cache=cache, seed=options.seed, rarest=options.rarest)
     report = make_report([], command)
     for task, protocol in pairs:
         common = _common(protocol, models)
-        decision = None
+        decision: Decision | None = None
+        evaluations: Sequence[Evaluation]
         if options.until_decided:
-            decision, evaluations = _decide(models, task, common, options, cache)
+            decision, evaluations = _decide(models, task, common, options, how)
         else:
-            evaluations = [_evaluate(model, task, common, options, cache) for model in models]
+            evaluations = [_evaluate(model, task, common, options, how) for model in models]
         report = msgspec.structs.replace(report, evaluations=[*report.evaluations, *evaluations])
         if options.save_report is not None:
             write_report(report, options.save_report)
@@ -183,56 +181,30 @@ def _run(
 
 
 def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:
-    """The protocol with one context for all models: where none was given, the smallest of their defaults."""
-    if protocol.context is not None:
-        return protocol
-    with calling(protocol, "default_context()"):
-        defaults = [protocol.default_context(model) for model in models]
-    if min(defaults) < max(defaults):
-        click.echo(f"evalgpt: context {min(defaults)} for all models, the most that each takes", err=True)
-    return replace(protocol, context=min(defaults))
+    shared, narrowed = share_context(protocol, models)
+    if narrowed:
+        click.echo(f"evalgpt: context {shared.context} for all models, the most that each takes", err=True)
+    return shared
 
 
-def _evaluate(
-    model: Model, task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
-) -> Evaluation:
+def _evaluate(model: Model, task: Task, protocol: Protocol, options: CompareOptions, how: Options) -> Evaluation:
     with Bar(f"{model.spec} on {task.spec}", quiet=options.quiet) as bar:
-        return evaluate(
-            model, task, protocol, batch_tokens=options.batch_tokens, tokens=True, cache=cache, progress=bar
-        )
+        return evaluate(model, task, protocol, how, progress=bar)
 
 
 def _decide(
-    models: Sequence[Model], task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
-) -> tuple[Decision, list[Evaluation]]:
-    """Score the same windows with both models until the sign of the difference is settled."""
-    bound = [bind(protocol, model) for model in models]
-    one, other = (scorer_for(model, options.batch_tokens, cache) for model in models)
-    documents = list(documents_of(task))
-    plans = [plan_windows(model, documents, p) for model, p in zip(models, bound, strict=True)]
-    began = time.perf_counter()
-    with Bar(f"{models[1].spec} against {models[0].spec}", quiet=options.quiet, unit="difference") as bar:
-        decision, sample = until_decided((one, other), (plans[0], plans[1]), options.seed, bar, options.rarest)
-    seconds = time.perf_counter() - began
-    evaluations = []
-    for scorer, p, plan in zip((one, other), bound, plans, strict=True):
-        rows = [row_of(piece) for piece in plan]
-        result = Result(rows, documents, scorer.work, encoding_seconds=0.0, scoring_seconds=seconds / 2)
-        evaluations.append(assemble(scorer, task, p, result, sample=sample))
-    return decision, evaluations
+    models: Sequence[Model], task: Task, protocol: Protocol, options: CompareOptions, how: Options
+) -> tuple[Decision, Sequence[Evaluation]]:
+    one, other = models
+    with Bar(f"{other.spec} against {one.spec}", quiet=options.quiet, unit="difference") as bar:
+        return decide((one, other), task, protocol, replace(how, progress=bar))
 
 
 def _with_divergence(
     found: Comparison, models: tuple[Model, Model], task: Task, protocol: Protocol, options: CompareOptions
 ) -> Comparison:
     with Bar(f"KL of {models[1].spec} from {models[0].spec}", quiet=options.quiet, unit="KL") as bar:
-        kl = diverge(
-            models,
-            list(documents_of(task)),
-            bind(protocol, models[0]),
-            size=BatchSize.of(models[0], options.batch_tokens),
-            progress=bar,
-        )
+        kl = divergence_of(models, task, protocol, Options(batch_tokens=options.batch_tokens, progress=bar))
     return msgspec.structs.replace(found, divergence=kl)
 
 

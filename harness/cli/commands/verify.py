@@ -13,10 +13,8 @@ from evalgpt.cli.progress import Bar, waiting
 from evalgpt.cli.shell import state_of
 from evalgpt.core import EvaluationError, Model, UsageError
 from evalgpt.core.plugins import Plugins
-from evalgpt.core.protocol import Protocol
-from evalgpt.core.specs import Spec, parse
-from evalgpt.report.document import Evaluation, describe_protocol, keeps_tokens, read_report
-from evalgpt.scoring.engine import bind
+from evalgpt.report.document import Evaluation, describe_protocol, read_report
+from evalgpt.studies.verify.rebuild import rebuild_model, rebuild_protocol, rebuild_task
 from evalgpt.studies.verify.verification import VerificationOptions, verify
 from evalgpt.views.terminal.console import console_for, say
 
@@ -59,11 +57,15 @@ class VerifyOptions:
     device: str | None = None
     quiet: bool = False
 
+    def verification(self) -> VerificationOptions:
+        """What they say of a single evaluation."""
+        windows = self.windows if self.quick else None
+        return VerificationOptions(windows=windows, seed=self.seed, tolerance=self.tolerance)
+
 
 def verify_all(plugins: Plugins, options: VerifyOptions) -> int:
     """Verify every evaluation of every report, one line each; the exit code, 1 if any does not hold."""
-    if options.tolerance is not None and not 0 <= options.tolerance < float("inf"):
-        raise UsageError(f"--tolerance takes nats per token from 0 up, not {options.tolerance}")
+    options.verification().check()
     outcomes = [code for path in options.reports for code in _verify_file(plugins, path, options)]
     failed, impossible = outcomes.count(1), outcomes.count(2)
     if failed:
@@ -106,35 +108,16 @@ def _title(path: str, evaluation: Evaluation) -> str:
 
 
 def _model(plugins: Plugins, evaluation: Evaluation, options: VerifyOptions) -> Model:
-    """The model as the report built it, in the report's dtype where the spec does not give one."""
-    info = evaluation.model
-    spec = parse(info.spec)
-    takes = "dtype" in plugins.find("model", spec.name).options and "dtype" not in spec.options
-    with waiting(f"building {info.spec}", options.quiet):
-        return plugins.model(info.spec, device=options.device, dtype=info.dtype if takes else None)
-
-
-def _protocol(plugins: Plugins, evaluation: Evaluation) -> Protocol:
-    settings = {key: str(value) for key, value in evaluation.protocol.settings.items() if value is not None}
-    return plugins.protocol(str(Spec(evaluation.protocol.name, None, settings)))
+    spec = evaluation.model.spec
+    with waiting(f"building {spec}", options.quiet):
+        return rebuild_model(plugins, evaluation, spec, options.device)
 
 
 def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: VerifyOptions) -> str:
-    if options.quick and not keeps_tokens(evaluation):
-        raise UsageError("it keeps no losses of single tokens, so it is verified without --quick")
-    try:
-        task = plugins.task(evaluation.task.spec)
-    except EvaluationError as error:  # no text to compare with, as when standard input is gone
-        raise UsageError(f"text: {error}") from error
-    try:
-        protocol = _protocol(plugins, evaluation)
-        bind(protocol, model)
-    except UsageError as error:  # parameters that no run can have had
-        raise EvaluationError(f"protocol: {error}") from error
-    windows = options.windows if options.quick else None
-    how = VerificationOptions(windows=windows, seed=options.seed, tolerance=options.tolerance)
+    task = rebuild_task(plugins, evaluation)
+    protocol = rebuild_protocol(plugins, evaluation, model)
     with Bar(f"{evaluation.model.spec} on {evaluation.task.spec}", quiet=options.quiet) as bar:
-        found = verify(evaluation, model, task, protocol, how, progress=bar)
+        found = verify(evaluation, model, task, protocol, options.verification(), progress=bar)
     if found.losses == 0:
         return f"it keeps no losses of single tokens; its numbers hold within {found.tolerance:.2g}"
     return (

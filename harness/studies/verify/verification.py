@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack
 
-from evalgpt.core import Document, EvaluationError, Model, Task
+from evalgpt.core import Document, EvaluationError, Model, Task, UsageError
 from evalgpt.core.options import choose_options
+from evalgpt.core.plugins import built, default_plugins
 from evalgpt.core.protocol import Protocol
 from evalgpt.core.rounding import tolerance_of
 from evalgpt.core.validation import documents_of
-from evalgpt.report.describe import task_info
-from evalgpt.report.document import Evaluation, row_info
+from evalgpt.report.describe import only_evaluation, task_info
+from evalgpt.report.document import Evaluation, Report, keeps_tokens, row_info
 from evalgpt.scoring.batching import BatchSize, Scorer
 from evalgpt.scoring.engine import Plan, Progress, bind, plan_windows, row_of, score_windows
-from evalgpt.scoring.evaluate import evaluate, numbers_of, verdicts_of
+from evalgpt.scoring.evaluate import built_task, evaluate, numbers_of, verdicts_of
 from evalgpt.studies.verify.checks import (
     SAME,
     Verified,
@@ -31,6 +33,7 @@ from evalgpt.studies.verify.checks import (
     keep_drawn,
     mean_bound,
 )
+from evalgpt.studies.verify.rebuild import rebuild_model, rebuild_protocol, rebuild_task
 
 __all__ = ["VerificationChanges", "VerificationOptions", "verify"]
 
@@ -42,13 +45,22 @@ class VerificationOptions:
     Args:
         windows: score as many windows again, drawn with ``seed``; all by default.
         tolerance: nats by which a loss may differ; by default what rounding does to the report's dtype.
+        device: passed on to a model given as a spec, or built as the report names it.
         progress: called after each batch.
     """
 
     windows: int | None = None
     seed: int = 0
     tolerance: float | None = None
+    device: str | None = None
     progress: Callable[[Progress], None] | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for what is out of range."""
+        if self.windows is not None and self.windows < 1:
+            raise UsageError(f"windows must be at least 1, not {self.windows}")
+        if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
+            raise UsageError(f"tolerance takes nats per token from 0 up, not {self.tolerance}")
 
 
 class VerificationChanges(TypedDict, total=False):
@@ -57,24 +69,60 @@ class VerificationChanges(TypedDict, total=False):
     windows: int | None
     seed: int
     tolerance: float | None
+    device: str | None
     progress: Callable[[Progress], None] | None
 
 
 def verify(
-    evaluation: Evaluation,
-    model: Model,
-    task: Task,
-    protocol: Protocol,
+    report: Report | Evaluation,
+    model: Model | str | None = None,
+    task: Task | str | None = None,
+    protocol: Protocol | str | None = None,
     options: VerificationOptions | None = None,
     **changes: Unpack[VerificationChanges],
 ) -> Verified:
-    """Compare ``evaluation`` with what ``model`` says now of ``task``'s text under ``protocol``, not yet bound.
+    """Make an evaluation again and compare: weights, text, windows, every loss, every number.
+
+    Args:
+        report: an evaluation, or a report with one.
+        model, task, protocol: what to make it with, built or as specs; by default those that the report names, so that
+            relative paths are looked for from the current folder.
+        options: which windows to score again, and by how much losses may differ (:class:`VerificationOptions`).
+        changes: fields of ``options`` to replace, as in ``windows=16``.
+
+    Returns:
+        How many losses were compared, and by how many nats they differ at most and on average.
 
     Raises:
         EvaluationError: the report does not hold; the message names the first of weights, text, protocol, tokens,
             windows, losses and numbers that differs.
+        UsageError: it cannot be told: the model or the text is not there, or an option is out of range.
+        TypeError: an unknown keyword.
     """
     options = choose_options(VerificationOptions, options, changes)
+    options.check()
+    evaluation = only_evaluation(report)
+    if options.windows is not None and not keeps_tokens(evaluation):
+        raise UsageError("it keeps no losses of single tokens, so all is scored again; leave out windows (--quick)")
+    model = _model(evaluation, model, options.device)
+    task = rebuild_task(default_plugins(), evaluation) if task is None else built_task(task)
+    if protocol is None:
+        protocol = rebuild_protocol(default_plugins(), evaluation, model)
+    elif isinstance(protocol, str):
+        protocol = default_plugins().protocol(protocol)
+    return _verify(evaluation, model, task, protocol, options)
+
+
+def _model(evaluation: Evaluation, model: Model | str | None, device: str | None) -> Model:
+    if model is None or isinstance(model, str):
+        return rebuild_model(default_plugins(), evaluation, model or evaluation.model.spec, device)
+    return built(model, device, None)
+
+
+def _verify(
+    evaluation: Evaluation, model: Model, task: Task, protocol: Protocol, options: VerificationOptions
+) -> Verified:
+    """As :func:`verify`, of what is built; ``protocol`` is not yet bound."""
     allowed = tolerance_of(evaluation.model.dtype) if options.tolerance is None else options.tolerance
     check_model(evaluation, model)
     bound = bind(protocol, model)
@@ -90,8 +138,6 @@ def verify(
         check_sample(evaluation, draw, plans, stored)
     chosen = [(plan, i) for plan in plans for i in range(len(plan.windows))]
     if options.windows is not None:
-        if stored is None:
-            raise EvaluationError("the report keeps no losses of single tokens: verify it without --quick")
         chosen = random.Random(options.seed).sample(chosen, min(options.windows, len(chosen)))  # noqa: S311
     score_windows(Scorer(model, BatchSize(evaluation.batch_tokens)), chosen, progress=options.progress)
     check_config(evaluation, model)  # after a score: an adapter may say in it how it scored
