@@ -23,7 +23,7 @@ from evalgpt.report.metrics import Ledger, Metrics, ledger, measure
 from evalgpt.report.verdicts import Verdict, judge
 from evalgpt.scoring.batching import BatchSize, Scorer, Work
 from evalgpt.scoring.cache import ScoreCache
-from evalgpt.scoring.engine import Plan, Progress, Result, bind, plan_and_score, score_documents
+from evalgpt.scoring.engine import Plan, Progress, Result, all_windows, bind, plan_and_score, score_windows
 from evalgpt.scoring.options import Changes, Options
 from evalgpt.scoring.sampling import until_precise
 from evalgpt.scoring.streaming import score_stream
@@ -72,21 +72,19 @@ def evaluate(
         return _streamed(scorer, task, bound, options.progress)
     if options.detail is not None:
         scorer.detail = Detail(rank=True, entropy=True, top=options.detail.top)
-    samples: list[Sample] = []
-
-    def some(plans: list[Plan]) -> None:
-        assert options.precision is not None
-        samples.append(until_precise(scorer, plans, options.precision, options.seed, options.progress, options.rarest))
-
-    if options.precision is None:
-        result = score_documents(scorer, documents_of(task), bound, progress=options.progress)
-    else:
-        result = plan_and_score(scorer, documents_of(task), bound, some)
-    sample = samples[0] if samples else None
-    evaluation = assemble(scorer, task, bound, result, tokens=options.tokens is not False, sample=sample)
+    result = plan_and_score(scorer, documents_of(task), bound, partial(_score, scorer, options))
+    evaluation = assemble(scorer, task, bound, result, tokens=options.tokens is not False)
     if options.detail is not None:
         options.detail.add(result.rows, partial(decode, model))
     return evaluation
+
+
+def _score(scorer: Scorer, options: Options, plans: Sequence[Plan]) -> Sample | None:
+    """Score the windows of ``plans``: all, or as many as the precision needs."""
+    if options.precision is None:
+        score_windows(scorer, plans, all_windows(plans), progress=options.progress)
+        return None
+    return until_precise(scorer, plans, options.precision, options.seed, options.progress, options.rarest)
 
 
 def _streams(task: Task, bound: Protocol, options: Options) -> bool:
@@ -153,11 +151,9 @@ def _streamed(scorer: Scorer, task: Task, bound: Protocol, progress: Callable[[P
     )
 
 
-def assemble(
-    scorer: Scorer, task: Task, bound: Protocol, result: Result, *, tokens: bool = True, sample: Sample | None = None
-) -> Evaluation:
+def assemble(scorer: Scorer, task: Task, bound: Protocol, result: Result, *, tokens: bool = True) -> Evaluation:
     """The evaluation that ``result`` makes: its numbers, and all that is needed to repeat it."""
-    model = scorer.model
+    model, sample = scorer.model, result.sample
     numbers = numbers_of(bound, task, result.rows, part=sample is not None)
     return Evaluation(
         model=model_info(model),

@@ -149,8 +149,8 @@ def decide(
     def evaluation(k: int) -> Evaluation:
         scorer = (one, other)[k]
         rows = [row_of(piece) for piece in plans[k]]
-        result = Result(rows, documents, scorer.work, encoding_seconds=0.0, scoring_seconds=seconds / 2)
-        return assemble(scorer, task, bound[k], result, sample=sample)
+        result = Result(rows, documents, scorer.work, encoding_seconds=0.0, scoring_seconds=seconds / 2, sample=sample)
+        return assemble(scorer, task, bound[k], result)
 
     return decision, (evaluation(0), evaluation(1))
 

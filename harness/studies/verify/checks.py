@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from evalgpt.core import EvaluationError, Model, UsageError
 from evalgpt.core.protocol import Protocol
 from evalgpt.report.describe import model_info
 from evalgpt.report.document import Evaluation, RowInfo, TaskInfo, Tokenized
-from evalgpt.scoring.engine import Plan
+from evalgpt.scoring.engine import Place, Plan
 from evalgpt.scoring.evaluate import is_memory_note
 from evalgpt.scoring.sampling import Draw, drawn, keep_sample, replayed
 
@@ -109,7 +110,6 @@ def keep_drawn(evaluation: Evaluation, plans: Sequence[Plan]) -> Draw | None:
 def check_sample(
     evaluation: Evaluation,
     draw: Draw,
-    plans: Sequence[Plan],
     losses_of: Sequence[Sequence[NDArray[np.float32]]],
     close: float = SAME,
 ) -> None:
@@ -118,12 +118,9 @@ def check_sample(
     if evaluation.sample is None:
         return
     order = draw.chosen[: max(evaluation.sample.windows, 0)]
-    numbers: dict[int, list[int]] = {}
-    for plan, i in order:
-        numbers.setdefault(id(plan), []).append(i)
-    places = {(key, i): at for key, own in numbers.items() for at, i in enumerate(sorted(own))}
-    rows = {id(plan): number for number, plan in enumerate(plans)}
-    losses = [losses_of[rows[id(plan)]][places[id(plan), i]] for plan, i in order]
+    by_plan = itertools.groupby(sorted(order), key=lambda place: place[0])
+    number = {place: at for _, own in by_plan for at, place in enumerate(own)}  # among the plan's scored windows
+    losses = [losses_of[place[0]][number[place]] for place in order]
     now = replayed(evaluation.sample, draw, losses)
     for path, one, other in _leaves("sample", _plain(evaluation.sample), _plain(now)):
         apart = isinstance(one, float) and isinstance(other, float) and abs(one - other) <= close * max(abs(one), 1)
@@ -183,22 +180,22 @@ def _losses(where: str, stored: Tokenized, plan: Plan) -> list[NDArray[np.float3
 
 def check_losses(
     plans: Sequence[Plan],
-    chosen: Sequence[tuple[Plan, int]],
+    chosen: Sequence[Place],
     stored: Sequence[Sequence[NDArray[np.float32]]],
     allowed: float,
 ) -> Verified:
-    numbers = {id(plan): number for number, plan in enumerate(plans)}
     largest, total, signed, count = 0.0, 0.0, 0.0, 0
-    for plan, i in chosen:
-        kept = stored[numbers[id(plan)]][i].astype(np.float64)
-        change = plan.nll[i].astype(np.float64) - kept
+    for number, i in chosen:
+        plan, kept = plans[number], stored[number][i].astype(np.float64)
+        nll = plan.scores[i].nll
+        change = nll.astype(np.float64) - kept
         apart = np.abs(change)
         worst = int(apart.argmax())
         if not apart[worst] <= allowed:
             at = plan.windows[i].begin + plan.windows[i].start + worst
             raise EvaluationError(
                 f"losses: token {at} of {plan.document.id!r} has {kept[worst]:.6g} nats in the report and "
-                f"{plan.nll[i][worst]:.6g} now, {apart[worst]:.2g} apart where {allowed:g} is allowed"
+                f"{nll[worst]:.6g} now, {apart[worst]:.2g} apart where {allowed:g} is allowed"
             )
         largest, total, count = max(largest, float(apart[worst])), total + float(apart.sum()), count + len(apart)
         signed += float(change.sum())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack
 
-from evalgpt.core import Document, EvaluationError, Model, Task, UsageError
+from evalgpt.core import Document, EvaluationError, Model, Task, TokenScores, UsageError
 from evalgpt.core.options import choose_options
 from evalgpt.core.plugins import built, default_plugins
 from evalgpt.core.protocol import Protocol
@@ -17,7 +17,7 @@ from evalgpt.core.validation import documents_of
 from evalgpt.report.describe import only_evaluation, task_info
 from evalgpt.report.document import Evaluation, Report, keeps_tokens, row_info
 from evalgpt.scoring.batching import BatchSize, Scorer
-from evalgpt.scoring.engine import Plan, Progress, bind, plan_windows, row_of, score_windows
+from evalgpt.scoring.engine import Plan, Progress, all_windows, bind, plan_windows, row_of, score_windows
 from evalgpt.scoring.evaluate import built_task, evaluate, numbers_of, verdicts_of
 from evalgpt.studies.verify.checks import (
     SAME,
@@ -135,21 +135,22 @@ def _verify(
     draw = keep_drawn(evaluation, plans)
     stored = check_windows(evaluation, plans)
     if draw is not None and stored is not None:
-        check_sample(evaluation, draw, plans, stored)
-    chosen = [(plan, i) for plan in plans for i in range(len(plan.windows))]
+        check_sample(evaluation, draw, stored)
+    chosen = all_windows(plans)
     if options.windows is not None:
         chosen = random.Random(options.seed).sample(chosen, min(options.windows, len(chosen)))  # noqa: S311
-    score_windows(Scorer(model, BatchSize(evaluation.batch_tokens)), chosen, progress=options.progress)
+    score_windows(Scorer(model, BatchSize(evaluation.batch_tokens)), plans, chosen, progress=options.progress)
     check_config(evaluation, model)  # after a score: an adapter may say in it how it scored
     if stored is None:
         close = max(mean_bound(allowed, evaluation.metrics.scores), SAME)
         if draw is not None:
-            check_sample(evaluation, draw, plans, [plan.nll for plan in plans], 10 * close)
+            scored = [[scores.nll for scores in plan.scores] for plan in plans]
+            check_sample(evaluation, draw, scored, 10 * close)
         check_numbers(evaluation, _derived(evaluation, model, bound, task, plans), close)
         return Verified(0, evaluation.metrics.scores, 0.0, 0.0, close)
     found = check_losses(plans, chosen, stored, allowed)
     for plan, losses in zip(plans, stored, strict=True):
-        plan.nll = losses
+        plan.scores = [TokenScores(nll) for nll in losses]
     check_numbers(evaluation, _derived(evaluation, model, bound, task, plans), None)
     return found
 
