@@ -43,7 +43,7 @@ def main() -> None:
         found = {}
         for batch in draw(windows, scorer.size, model):
             found.update(zip(batch, scorer.score([windows[i] for i in batch]), strict=True))
-        return np.concatenate([found[i] for i in range(len(windows))])
+        return np.concatenate([found[i].nll for i in range(len(windows))])
 
     difference = float(np.abs(plain() - shared()).max())
     times: dict[str, list[float]] = {"plain": [], "shared": []}

@@ -52,11 +52,18 @@ if TYPE_CHECKING:
     from evalgpt.scoring.cache import ScoreCache
     from evalgpt.scoring.engine import Progress
     from evalgpt.scoring.evaluate import evaluate
+    from evalgpt.scoring.options import Options
+    from evalgpt.studies.compare.comparison import Comparison
+    from evalgpt.studies.compare.models import ComparisonOptions, compare
     from evalgpt.studies.explanation import Explanation, explain
-    from evalgpt.studies.generation import Generation, generate
+    from evalgpt.studies.generation import Generation, GenerationOptions, Sampling, generate
+    from evalgpt.studies.verify.checks import Verified
+    from evalgpt.studies.verify.verification import VerificationOptions, verify
 
 __all__ = [
     "Collected",
+    "Comparison",
+    "ComparisonOptions",
     "CutsText",
     "Detail",
     "Diverges",
@@ -67,12 +74,15 @@ __all__ = [
     "EvaluationError",
     "Explanation",
     "Generation",
+    "GenerationOptions",
     "GivesLogits",
     "Model",
+    "Options",
     "Progress",
     "Protocol",
     "Report",
     "Row",
+    "Sampling",
     "ScoreCache",
     "Scored",
     "SharesPrefixes",
@@ -80,7 +90,10 @@ __all__ = [
     "TokenScores",
     "Trainable",
     "UsageError",
+    "VerificationOptions",
+    "Verified",
     "Window",
+    "compare",
     "evaluate",
     "explain",
     "generate",
@@ -90,15 +103,24 @@ __all__ = [
     "ratio_estimate",
     "read_detail",
     "read_report",
+    "verify",
     "write_report",
 ]
 
 _LAZY = {
     "evaluate": "evalgpt.scoring.evaluate",
     "make_report": "evalgpt.report.describe",
+    "Comparison": "evalgpt.studies.compare.comparison",
+    "ComparisonOptions": "evalgpt.studies.compare.models",
+    "compare": "evalgpt.studies.compare.models",
+    "Verified": "evalgpt.studies.verify.checks",
+    "VerificationOptions": "evalgpt.studies.verify.verification",
+    "verify": "evalgpt.studies.verify.verification",
     "Explanation": "evalgpt.studies.explanation",
     "explain": "evalgpt.studies.explanation",
     "Generation": "evalgpt.studies.generation",
+    "GenerationOptions": "evalgpt.studies.generation",
+    "Sampling": "evalgpt.studies.generation",
     "generate": "evalgpt.studies.generation",
     "load_plugins": "evalgpt.core.plugins",
     "Evaluation": "evalgpt.report",
@@ -108,6 +130,7 @@ _LAZY = {
     "read_detail": "evalgpt.report",
     "Collected": "evalgpt.report.detail",
     "Progress": "evalgpt.scoring.engine",
+    "Options": "evalgpt.scoring.options",
     "Protocol": "evalgpt.core.protocol",
     "ScoreCache": "evalgpt.scoring.cache",
     "ratio_estimate": "evalgpt.report.statistics",

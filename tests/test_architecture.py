@@ -29,6 +29,9 @@ HEAVY = {"torch", "transformers", "tiktoken"}
 PLUGINS = {"scratch", "gpt2", "hf"}
 """Modules of adapters/ that are loaded to list the models."""
 
+MANY = {("hf.py", "make_hf"), ("scratch.py", "make_scratch")}
+"""Functions with more than 6 parameters: factories of adapters, whose keywords are the keys of a spec."""
+
 
 def imports(path):
     """Absolute names of every module that ``path`` imports, wherever the import stands."""
@@ -145,6 +148,24 @@ def test_names_are_found_where_they_are(tmp_path):
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_read_in_one_sitting(path):
     assert len(path.read_text().splitlines()) <= 350
+
+
+def parameters(function):
+    """How many parameters ``function`` has, besides self or cls."""
+    args = function.args
+    names = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"])) + (args.vararg is not None) + (args.kwarg is not None)
+
+
+def test_a_function_has_at_most_six_parameters():
+    bench = Path(__file__).parent.parent / "bench"
+    many = {
+        (path.name, node.name)
+        for path in (*ROOT.rglob("*.py"), *bench.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and parameters(node) > 6
+    }
+    assert many == MANY
 
 
 def test_the_table_of_commands_is_what_they_say_of_themselves():

@@ -21,6 +21,11 @@ report: evalgpt.Report = evaluation
 evalgpt.explain(["text"], "scratch")
 evalgpt.hookimpl(4)
 testing.parametrize("scratch")
+evalgpt.evaluate("scratch", "pairs", devise="cpu")
+evalgpt.evaluate("scratch", "pairs", batch_tokens="512")
+evalgpt.generate("scratch", "Every", token=5)
+evalgpt.compare("scratch", "smollm2", "pairs", until_decide=True)
+evalgpt.verify("report.json")
 """
 
 
@@ -46,7 +51,7 @@ def test_mypy_sees_a_consumers_mistakes(tmp_path):
     file = tmp_path / "wrong.py"
     file.write_text(WRONG)
     wrong = {int(line.split(":")[1]) for line in mypy(file).stdout.splitlines() if ": error: " in line}
-    assert wrong == set(range(5, 11))
+    assert wrong == set(range(5, 16))
 
 
 def test_pyright_accepts_a_consumer(tmp_path):

@@ -7,14 +7,15 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from evalgpt.core import Document, Model, Task
+from evalgpt.core import Document, Model, Task, UsageError
 from evalgpt.core.answers import decode
+from evalgpt.core.guard import described
 from evalgpt.core.text import printable
 from evalgpt.core.validation import plain
 from evalgpt.report import environment
 from evalgpt.report.document import Evaluation, ModelInfo, Report, Run, TaskInfo
 
-__all__ = ["make_report", "model_info", "task_info"]
+__all__ = ["make_report", "model_info", "only_evaluation", "task_info"]
 
 
 def make_report(evaluations: Sequence[Evaluation], command: Sequence[str] = ()) -> Report:
@@ -27,6 +28,21 @@ def make_report(evaluations: Sequence[Evaluation], command: Sequence[str] = ()) 
         hardware=environment.hardware(),
     )
     return Report(run=run, evaluations=list(evaluations))
+
+
+def only_evaluation(report: Report | Evaluation) -> Evaluation:
+    """The one evaluation of ``report``, or ``report`` itself where it is an evaluation.
+
+    Raises:
+        UsageError: the report holds none, or several.
+    """
+    if isinstance(report, Evaluation):
+        return report
+    if not isinstance(report, Report):
+        raise UsageError(f"a report is an evalgpt.Report or an evalgpt.Evaluation, not {described(report)}")
+    if len(report.evaluations) != 1:
+        raise UsageError(f"the report holds {len(report.evaluations)} evaluations; give one, as report.evaluations[0]")
+    return report.evaluations[0]
 
 
 def model_info(model: Model) -> ModelInfo:

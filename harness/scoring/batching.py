@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evalgpt.core import Detail, EvaluationError, Model, SharesPrefixes, TokenScores, UsageError, Window, alike
 from evalgpt.core.answers import Where, ask, picked
@@ -166,8 +165,7 @@ class Scorer:
     """A model with what it needs to score batch after batch: a size that shrinks when memory ends, and a memory of
     scores from earlier runs.
 
-    With ``detail``, every window is computed, since the memory holds losses alone, and ``details`` keeps what the model
-    answered, by the window's ``id()``; the window stands beside it, so that no other can take its id.
+    With ``detail``, every window is computed, since the memory holds losses alone.
     """
 
     model: Model
@@ -175,11 +173,10 @@ class Scorer:
     memory: Memory | None = None
     work: Work = field(default_factory=Work)
     detail: Detail | None = None
-    details: dict[int, tuple[Window, TokenScores]] = field(default_factory=dict)
 
-    def score(self, windows: Sequence[Window], where: Where | None = None) -> list[NDArray[np.float32]]:
-        """The losses (float32, nats) of each window, recalled or computed; ``where`` says of a window, by its number
-        here, where it is.
+    def score(self, windows: Sequence[Window], where: Where | None = None) -> list[TokenScores]:
+        """The scores of each window, recalled or computed; ``where`` says of a window, by its number here, where it
+        is.
 
         Raises:
             EvaluationError: as :func:`evalgpt.core.answers.ask`, or one window alone does not fit the memory.
@@ -189,16 +186,13 @@ class Scorer:
         absent = [i for i, nll in enumerate(found) if nll is None]
         missing = [windows[i] for i in absent]
         answers = self._computed(missing, picked(where or (lambda _: ""), absent)) if missing else []
-        if self.detail is not None:
-            self.details |= {id(window): (window, answer) for window, answer in zip(missing, answers, strict=True)}
-        scored = [answer.nll for answer in answers]
         if self.memory and missing:
-            self.memory.keep(missing, scored)
-        self.work.scores += sum(map(len, scored))
+            self.memory.keep(missing, [answer.nll for answer in answers])
+        self.work.scores += sum(len(answer.nll) for answer in answers)
         self.work.recalled += sum(len(nll) for nll in found if nll is not None)
         self.work.fed_tokens += sum(len(window.ids) - 1 for window in missing)
-        new = iter(scored)
-        return [next(new) if nll is None else nll for nll in found]
+        new = iter(answers)
+        return [next(new) if nll is None else TokenScores(nll) for nll in found]
 
     def _computed(self, windows: Sequence[Window], where: Where) -> list[TokenScores]:
         if self.model.equal_lengths and len({len(window.ids) for window in windows}) > 1:

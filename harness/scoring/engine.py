@@ -5,31 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.core import Document, Encoding, EvaluationError, Model, Row, Scored, TokenScores, UsageError, Window
-from evalgpt.core.answers import encode, picked
+from evalgpt.core.answers import Where, encode, picked
 from evalgpt.core.guard import calling, described
 from evalgpt.core.protocol import DEFAULT_PROTOCOL, Piece, Protocol, Tokens
 from evalgpt.core.validation import check_protocol, too_deep
+from evalgpt.report.document import Sample
 from evalgpt.scoring.batching import Scorer, Work, draw
 
 __all__ = [
+    "Place",
     "Plan",
     "Progress",
+    "Reporter",
     "Result",
+    "all_windows",
+    "answer_batches",
     "bind",
     "check_tokens",
     "place_of",
     "plan_and_score",
     "plan_windows",
     "row_of",
+    "score_batches",
     "score_documents",
     "score_windows",
+    "windows_at",
 ]
+
+Place = tuple[int, int]
+"""A window: the number of its plan, and its number there, from 0."""
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +54,54 @@ class Progress:
     loss: float
 
 
+class Reporter(Generic[A]):
+    """Adds up the answers of ``windows`` and tells ``progress`` how far they are; ``values`` gives an answer's float
+    array [n], one number for each scored token."""
+
+    def __init__(
+        self, progress: Callable[[Progress], None], windows: Sequence[Window], values: Callable[[A], NDArray[Any]]
+    ) -> None:
+        self.progress, self.values = progress, values
+        self.total = sum(len(window.ids) - window.start for window in windows)
+        self.done, self.sum = 0, 0.0
+
+    def add(self, answer: A) -> None:
+        """Count one window's answer."""
+        values = self.values(answer)
+        self.done += len(values)
+        self.sum += float(values.sum(dtype=np.float64))
+
+    def report(self) -> None:
+        """Call ``progress`` with what was added so far."""
+        self.progress(Progress(self.done, self.total, self.sum / self.done))
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Rows in the order of the documents, with what it took to get them."""
+    """Rows in the order of the documents, with what it took to get them; ``sample`` says which windows were scored
+    where not all were."""
 
     rows: list[Row]
     documents: list[Document]
     work: Work
     encoding_seconds: float
     scoring_seconds: float
+    sample: Sample | None = None
 
 
 @dataclass(slots=True)
 class Plan:
-    """A piece of a document on its way to becoming a row; ``nll`` is window by window, empty where not yet scored."""
+    """A piece of a document on its way to becoming a row; ``scores``, one for each window, are empty until scored."""
 
     document: Document
     piece: Piece
     encoding: Encoding
     context_tokens: int
     windows: list[Window]
-    nll: list[NDArray[np.float32]] = field(init=False)
+    scores: list[TokenScores] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.nll = [np.empty(0, np.float32)] * len(self.windows)
+        self.scores = [TokenScores(np.empty(0, np.float32))] * len(self.windows)
 
 
 def score_documents(
@@ -85,56 +122,90 @@ def score_documents(
     """
 
     def every(plans: Sequence[Plan]) -> None:
-        score_windows(scorer, [(plan, i) for plan in plans for i in range(len(plan.windows))], progress=progress)
+        score_windows(scorer, plans, all_windows(plans), progress=progress)
 
     return plan_and_score(scorer, documents, protocol, every)
 
 
 def plan_and_score(
-    scorer: Scorer, documents: Iterable[Document], protocol: Protocol, score: Callable[[list[Plan]], None]
+    scorer: Scorer, documents: Iterable[Document], protocol: Protocol, score: Callable[[list[Plan]], Sample | None]
 ) -> Result:
-    """Plan windows, let ``score`` fill in their losses, and make rows of them, with the time each took."""
+    """Plan windows, let ``score`` fill in their scores, and make rows of them, with the time each took. ``score``
+    returns the sample that it scored, None for all windows."""
     began = time.perf_counter()
     kept = [document.whole() for document in documents]
     plans = plan_windows(scorer.model, kept, protocol)
     encoded = time.perf_counter()
-    score(plans)
+    sample = score(plans)
     return Result(
-        rows=[row_of(plan, _detail_of(plan, scorer)) for plan in plans],
+        rows=[row_of(plan) for plan in plans],
         documents=kept,
         work=scorer.work,
         encoding_seconds=encoded - began,
         scoring_seconds=time.perf_counter() - encoded,
+        sample=sample,
     )
 
 
-def score_windows(
-    scorer: Scorer, chosen: Sequence[tuple[Plan, int]], *, progress: Callable[[Progress], None] | None = None
-) -> None:
-    """Score the ``chosen`` windows, each by its plan and its number there, into ``plan.nll``.
+def all_windows(plans: Sequence[Plan]) -> list[Place]:
+    """The places of all windows of ``plans``, in text order."""
+    return [(number, i) for number, plan in enumerate(plans) for i in range(len(plan.windows))]
 
-    Batches are drawn as if nothing were remembered, so that a run which goes on where another was stopped computes the
-    same batches, to the same digits.
+
+def score_windows(
+    scorer: Scorer,
+    plans: Sequence[Plan],
+    chosen: Sequence[Place],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Score the ``chosen`` windows of ``plans`` into ``plan.scores``.
 
     Raises:
         EvaluationError: a model that answers with the wrong number of losses, with NaN or with infinity.
     """
-    windows = [plan.windows[i] for plan, i in chosen]
-    total = sum(len(w.ids) - w.start for w in windows)
-    done, nll_sum = 0, 0.0
+    windows = windows_at(plans, chosen)
+    for index, scores in score_batches(scorer, windows, lambda n: place_of(plans, chosen[n]), progress):
+        number, i = chosen[index]
+        plans[number].scores[i] = scores
 
-    def where(number: int) -> str:
-        return place_of(*chosen[number])
 
-    for batch in draw(windows, scorer.size, scorer.model):
-        scored = scorer.score([windows[i] for i in batch], picked(where, batch))
-        for index, nll in zip(batch, scored, strict=True):
-            plan, i = chosen[index]
-            plan.nll[i] = nll
-            done += len(nll)
-            nll_sum += float(nll.sum(dtype=np.float64))
-        if progress is not None:
-            progress(Progress(done, total, nll_sum / done))
+def score_batches(
+    scorer: Scorer, windows: Sequence[Window], where: Where, progress: Callable[[Progress], None] | None = None
+) -> Iterator[tuple[int, TokenScores]]:
+    """Each window's number and scores, batch after batch; ``where`` says of a number where its window is.
+
+    Batches are drawn as if nothing were remembered, so that a run which goes on where another was stopped computes the
+    same batches, to the same digits.
+    """
+
+    def answer(batch: Sequence[int]) -> list[TokenScores]:
+        return scorer.score([windows[i] for i in batch], picked(where, batch))
+
+    reporter = None if progress is None else Reporter[TokenScores](progress, windows, lambda scores: scores.nll)
+    return answer_batches(draw(windows, scorer.size, scorer.model), answer, reporter)
+
+
+def answer_batches(
+    batches: Iterable[Sequence[int]],
+    answer: Callable[[Sequence[int]], Sequence[A]],
+    reporter: Reporter[A] | None = None,
+) -> Iterator[tuple[int, A]]:
+    """Each number of each batch with its answer: the one loop over batches.
+
+    Args:
+        batches: numbers of windows to compute together; a batch is asked for when the last one is answered, since
+            what did not fit the memory makes the next ones smaller.
+        answer: computes the answers of a batch, in its order.
+        reporter: reports progress after each batch.
+    """
+    for batch in batches:
+        for number, one in zip(batch, answer(batch), strict=True):
+            if reporter is not None:
+                reporter.add(one)
+            yield number, one
+        if reporter is not None:
+            reporter.report()
 
 
 def bind(protocol: Protocol, model: Model) -> Protocol:
@@ -156,8 +227,14 @@ def bind(protocol: Protocol, model: Model) -> Protocol:
     return bound
 
 
-def place_of(plan: Plan, number: int) -> str:
-    """Where the window ``number`` of ``plan`` is, for a message; windows are counted from 1."""
+def windows_at(plans: Sequence[Plan], chosen: Sequence[Place]) -> list[Window]:
+    """The ``chosen`` windows of ``plans``."""
+    return [plans[number].windows[i] for number, i in chosen]
+
+
+def place_of(plans: Sequence[Plan], place: Place) -> str:
+    """Where the window ``place`` is, for a message; windows are counted from 1."""
+    plan, number = plans[place[0]], place[1]
     split = f", {plan.piece.split} part" if plan.piece.split else ""
     return f"document {plan.document.id!r}{split}, window {number + 1} of {len(plan.windows)}"
 
@@ -235,16 +312,7 @@ def check_tokens(tokens: int) -> None:
         )
 
 
-def _detail_of(plan: Plan, scorer: Scorer) -> TokenScores | None:
-    """What the scorer keeps of the plan's windows, handed over and joined in their order."""
-    found = [scorer.details.pop(id(window))[1] for window in plan.windows if id(window) in scorer.details]
-    if not found:
-        return None
-    columns = ([getattr(one, name) for one in found] for name in ("nll", "rank", "entropy", "top_ids", "top_logprobs"))
-    return TokenScores(*(np.concatenate(column) for column in columns))
-
-
-def row_of(plan: Plan, detail: TokenScores | None = None) -> Row:
+def row_of(plan: Plan) -> Row:
     """The row of a plan whose windows are scored."""
     text = plan.document.text
     return Row(
@@ -256,6 +324,14 @@ def row_of(plan: Plan, detail: TokenScores | None = None) -> Row:
         byte_spans=plan.encoding.byte_spans,
         context_tokens=plan.context_tokens,
         windows=[Scored(w.begin + w.start, len(w.ids) - w.start, w.start) for w in plan.windows],
-        nll=np.concatenate(plan.nll) if plan.nll else np.empty(0, np.float32),
-        detail=detail,
+        nll=np.concatenate([scores.nll for scores in plan.scores]) if plan.scores else np.empty(0, np.float32),
+        detail=_joined(plan.scores),
     )
+
+
+def _joined(scores: Sequence[TokenScores]) -> TokenScores | None:
+    """The scores of all windows as one; None where they are losses alone."""
+    if not scores or scores[0].rank is None:
+        return None
+    columns = ([getattr(one, name) for one in scores] for name in ("nll", "rank", "entropy", "top_ids", "top_logprobs"))
+    return TokenScores(*(np.concatenate(column) for column in columns))

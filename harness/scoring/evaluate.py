@@ -6,28 +6,29 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Unpack
 
 from evalgpt.core import Detail, Model, Row, Task, UsageError
 from evalgpt.core.answers import decode
 from evalgpt.core.guard import calling, described
+from evalgpt.core.options import choose_options
 from evalgpt.core.plugins import built, default_plugins
 from evalgpt.core.protocol import Protocol
 from evalgpt.core.validation import check_task, documents_of, metrics_of, notes_of, numbers
 from evalgpt.report import environment
 from evalgpt.report.describe import model_info, task_info
-from evalgpt.report.detail import Collected
 from evalgpt.report.document import Evaluation, ProtocolInfo, Sample, TaskInfo, Timing, row_info
 from evalgpt.report.faults import faults_of
 from evalgpt.report.metrics import Ledger, Metrics, ledger, measure
 from evalgpt.report.verdicts import Verdict, judge
 from evalgpt.scoring.batching import BatchSize, Scorer, Work
 from evalgpt.scoring.cache import ScoreCache
-from evalgpt.scoring.engine import Plan, Progress, Result, bind, plan_and_score, score_documents
+from evalgpt.scoring.engine import Plan, Progress, Result, all_windows, bind, plan_and_score, score_windows
+from evalgpt.scoring.options import Changes, Options
 from evalgpt.scoring.sampling import until_precise
-from evalgpt.scoring.strata import RAREST
 from evalgpt.scoring.streaming import score_stream
 
-__all__ = ["Numbers", "assemble", "evaluate", "is_memory_note", "numbers_of", "scorer_for", "verdicts_of"]
+__all__ = ["Numbers", "assemble", "built_task", "evaluate", "is_memory_note", "numbers_of", "scorer_for", "verdicts_of"]
 
 
 STREAMED = (
@@ -39,17 +40,8 @@ def evaluate(
     model: Model | str,
     task: Task | str,
     protocol: Protocol | str | None = None,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    batch_tokens: int | None = None,
-    tokens: bool | None = None,
-    cache: ScoreCache | None = None,
-    precision: float | None = None,
-    seed: int = 0,
-    rarest: float = RAREST,
-    progress: Callable[[Progress], None] | None = None,
-    detail: Collected | None = None,
+    options: Options | None = None,
+    **changes: Unpack[Changes],
 ) -> Evaluation:
     """Measure how well ``model`` predicts the texts of ``task``.
 
@@ -57,20 +49,8 @@ def evaluate(
         model: a Model, or a spec such as ``"scratch:seed=7"``.
         task: a Task, or a spec such as ``"text:book.txt"``.
         protocol: a Protocol, or a spec such as ``"exact:stride=64"``; the task's own by default.
-        device, dtype: passed on to a model given as a spec (``"cuda"``, ``"bfloat16"``).
-        batch_tokens: how many tokens, padding included, are fed at once; by default what suits the
-            device; 0 finds a good size while it works.
-        tokens: keep ids, byte spans and losses of single tokens in the result; by default of all texts but those too
-            long to hold (``Task.long``), which are then scored part by part, where the protocol can.
-        cache: where scores are kept between runs, opened; none by default. Models that do not say what their scores
-            depend on are scored all the same, and not kept.
-        precision: stop when the perplexity of the whole text is known to this share of it, as in 0.01; windows are then
-            scored in the random order of ``seed``, and ``.sample`` says how many.
-        rarest: with a precision, the least share of the text's windows that a kind of window which matters is assumed
-            to make up; the smaller it is, the more windows are scored before the first look.
-        progress: called after each batch.
-        detail: where rank, entropy and likeliest tokens of each score are added; windows are then computed,
-            not recalled.
+        options: how to evaluate: device, size of batches, precision and more (:class:`Options`).
+        changes: fields of ``options`` to replace, as in ``device="cpu"``.
 
     Returns:
         The evaluation: ``.metrics.loss`` (nats per token), ``.metrics.perplexity``, ``.metrics.bits_per_byte``,
@@ -78,36 +58,47 @@ def evaluate(
 
     Raises:
         UsageError: the request cannot be met. EvaluationError: the text or the model cannot be evaluated.
+        TypeError: an unknown keyword.
     """
-    model = built(model, device, dtype)
-    task = _built_task(task)
+    options = choose_options(Options, options, changes)
+    model = built(model, options.device, options.dtype)
+    task = built_task(task)
     if protocol is None or isinstance(protocol, str):
         protocol = default_plugins().protocol(protocol or task.default_protocol)
     bound = bind(protocol, model)
     model_info(model)  # what a report cannot hold is better known before the work than after it
-    scorer = scorer_for(model, batch_tokens, cache)
-    if task.long and not tokens and detail is None and precision is None and bound.stream([], None) is not None:
-        return _streamed(scorer, task, bound, progress)
-    if detail is not None:
-        scorer.detail = Detail(rank=True, entropy=True, top=detail.top)
-    samples: list[Sample] = []
-
-    def some(plans: list[Plan]) -> None:
-        assert precision is not None
-        samples.append(until_precise(scorer, plans, precision, seed, progress, rarest))
-
-    if precision is None:
-        result = score_documents(scorer, documents_of(task), bound, progress=progress)
-    else:
-        result = plan_and_score(scorer, documents_of(task), bound, some)
-    sample = samples[0] if samples else None
-    evaluation = assemble(scorer, task, bound, result, tokens=tokens is not False, sample=sample)
-    if detail is not None:
-        detail.add(result.rows, partial(decode, model))
+    scorer = scorer_for(model, options.batch_tokens, options.cache)
+    if _streams(task, bound, options):
+        return _streamed(scorer, task, bound, options.progress)
+    if options.detail is not None:
+        scorer.detail = Detail(rank=True, entropy=True, top=options.detail.top)
+    result = plan_and_score(scorer, documents_of(task), bound, partial(_score, scorer, options))
+    evaluation = assemble(scorer, task, bound, result, tokens=options.tokens is not False)
+    if options.detail is not None:
+        options.detail.add(result.rows, partial(decode, model))
     return evaluation
 
 
-def _built_task(task: Task | str) -> Task:
+def _score(scorer: Scorer, options: Options, plans: Sequence[Plan]) -> Sample | None:
+    """Score the windows of ``plans``: all, or as many as the precision needs."""
+    if options.precision is None:
+        score_windows(scorer, plans, all_windows(plans), progress=options.progress)
+        return None
+    return until_precise(scorer, plans, options.precision, options.seed, options.progress, options.rarest)
+
+
+def _streams(task: Task, bound: Protocol, options: Options) -> bool:
+    """Whether the texts are too long to hold, and nothing is asked for that needs them whole."""
+    whole = options.tokens or options.detail is not None or options.precision is not None
+    return bool(task.long) and not whole and bound.stream([], None) is not None
+
+
+def built_task(task: Task | str) -> Task:
+    """``task``, built where it is a spec.
+
+    Raises:
+        UsageError: neither a task nor a spec. EvaluationError: the task cannot be built.
+    """
     if isinstance(task, str):
         return default_plugins().task(task)
     if not isinstance(task, Task):
@@ -160,11 +151,9 @@ def _streamed(scorer: Scorer, task: Task, bound: Protocol, progress: Callable[[P
     )
 
 
-def assemble(
-    scorer: Scorer, task: Task, bound: Protocol, result: Result, *, tokens: bool = True, sample: Sample | None = None
-) -> Evaluation:
+def assemble(scorer: Scorer, task: Task, bound: Protocol, result: Result, *, tokens: bool = True) -> Evaluation:
     """The evaluation that ``result`` makes: its numbers, and all that is needed to repeat it."""
-    model = scorer.model
+    model, sample = scorer.model, result.sample
     numbers = numbers_of(bound, task, result.rows, part=sample is not None)
     return Evaluation(
         model=model_info(model),

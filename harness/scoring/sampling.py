@@ -9,30 +9,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.core import EvaluationError, UsageError
-from evalgpt.core.answers import picked
+from evalgpt.core import EvaluationError, TokenScores, UsageError, Window
+from evalgpt.core.answers import Where, picked
 from evalgpt.report.document import Sample
-from evalgpt.scoring.batching import Scorer
-from evalgpt.scoring.engine import Plan, Progress, place_of
+from evalgpt.scoring.batching import BatchSize, Scorer
+from evalgpt.scoring.engine import Place, Plan, Progress, Reporter, all_windows, answer_batches, place_of, windows_at
 from evalgpt.scoring.sequential import Interval, Sequential, half_width, precise_enough
 from evalgpt.scoring.strata import BOUNDARY_LEVEL, LEVEL, RAREST, Design, design, unigram_loss
 
-__all__ = ["Draw", "drawn", "keep_sample", "replayed", "until_precise"]
+__all__ = ["Answers", "Draw", "drawn", "keep_sample", "replayed", "sample_of", "score_in_order", "until_precise"]
 
 
 _PRECISIONS = "a share of the perplexity between 0 and 1, as in 1% or 0.01"
 
-Chosen = list[tuple[Plan, int]]
+Answers = tuple[TokenScores, ...]
+"""The scores of one window, by each model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """All windows in the order in which they are scored, as (plan, window's number) pairs, and how it was made.
+    """The places of all windows in the order in which they are scored, and how it was made.
 
     ``tokens`` is the number of scored tokens of all windows.
     """
 
-    chosen: Chosen
+    chosen: list[Place]
     design: Design
     seed: int
     tokens: int
@@ -50,9 +51,8 @@ def drawn(plans: Sequence[Plan], seed: int, rarest: float = RAREST) -> Draw:
     Raises:
         UsageError: a seed below zero, or a ``rarest`` that is not between 0 and 1.
     """
-    every = [(plan, i) for plan in plans for i in range(len(plan.windows))]
-    windows = [plan.windows[i] for plan, i in every]
-    scored = [np.asarray(window.ids[window.start :], dtype=np.int64) for window in windows]
+    every = all_windows(plans)
+    scored = [np.asarray(window.ids[window.start :], dtype=np.int64) for window in windows_at(plans, every)]
     found = design(unigram_loss(scored), seed, rarest)
     return Draw([every[k] for k in found.order], found, seed, sum(map(len, scored)))
 
@@ -77,16 +77,17 @@ def until_precise(
     if not 0 < precision < 1:
         raise UsageError(f"a precision is {_PRECISIONS}, not {precision}")
     draw = drawn(plans, seed, rarest)
-    rule, total = draw.rule(precision), draw.tokens
-    done, tokens, spent = 0, 0, 0.0
-    for (plan, i), (nll,) in scored_windows([scorer], draw.chosen):
-        plan.nll[i] = nll
-        done, tokens, cost = done + 1, tokens + len(nll), float(nll.sum(dtype=np.float64))
-        spent += cost
-        if rule.add(cost, len(nll)) and precise_enough(rule.interval(), precision):
+    rule, windows = draw.rule(precision), windows_at(plans, draw.chosen)
+    reporter = None if progress is None else Reporter[Answers](progress, windows, lambda answers: answers[0].nll)
+    done, tokens = 0, 0
+    for at, (scores,) in score_in_order([scorer], windows, lambda n: place_of(plans, draw.chosen[n]), reporter):
+        number, i = draw.chosen[at]
+        plans[number].scores[i] = scores
+        done, tokens = done + 1, tokens + len(scores.nll)
+        if rule.add(float(scores.nll.sum(dtype=np.float64)), len(scores.nll)) and precise_enough(
+            rule.interval(), precision
+        ):
             break
-        if progress is not None:
-            progress(Progress(tokens, total, spent / tokens))
     keep_sample(plans, draw.chosen[:done])
     return sample_of(rule, draw, done, tokens, precision)
 
@@ -132,41 +133,38 @@ def sample_of(rule: Sequential | None, draw: Draw, done: int, tokens: int, preci
     )
 
 
-def _read(plan: Plan, number: int) -> tuple[list[int], int]:
-    """A window's ids, and where its targets begin: what two models must have in common to be paired."""
-    window = plan.windows[number]
-    return list(window.ids), window.start
-
-
-def keep_sample(plans: Sequence[Plan], chosen: Chosen) -> None:
+def keep_sample(plans: Sequence[Plan], chosen: Sequence[Place]) -> None:
     """Leave only the ``chosen`` windows in ``plans``, in text order."""
-    kept = {(id(plan), i) for plan, i in chosen}
-    for plan in plans:
-        numbers = [i for i in range(len(plan.windows)) if (id(plan), i) in kept]
-        plan.windows, plan.nll = [plan.windows[i] for i in numbers], [plan.nll[i] for i in numbers]
+    kept = set(chosen)
+    for number, plan in enumerate(plans):
+        left = [i for i in range(len(plan.windows)) if (number, i) in kept]
+        plan.windows, plan.scores = [plan.windows[i] for i in left], [plan.scores[i] for i in left]
 
 
-def scored_windows(
-    scorers: Sequence[Scorer], chosen: Chosen
-) -> Iterator[tuple[tuple[Plan, int], list[NDArray[np.float32]]]]:
-    """Each window in order with its losses by each scorer, computed in batches of the smallest scorer's size."""
+def score_in_order(
+    scorers: Sequence[Scorer], windows: Sequence[Window], where: Where, reporter: Reporter[Answers] | None = None
+) -> Iterator[tuple[int, Answers]]:
+    """Each window's number, in order, and its scores by each scorer, in batches of the smallest scorer's size."""
 
-    def where(number: int) -> str:
-        return place_of(*chosen[number])
+    def answer(batch: Sequence[int]) -> list[Answers]:
+        asked = [windows[i] for i in batch]
+        return list(zip(*(scorer.score(asked, picked(where, batch)) for scorer in scorers), strict=True))
 
+    lengths = [len(window.ids) - 1 for window in windows]
+    return answer_batches(_in_order(lengths, [scorer.size for scorer in scorers]), answer, reporter)
+
+
+def _in_order(lengths: Sequence[int], sizes: Sequence[BatchSize]) -> Iterator[Sequence[int]]:
+    """Numbers of windows to score together, neighbours; the sizes are asked before each batch."""
     at = 0
-    while at < len(chosen):
-        room, longest, end = min(s.size.tokens for s in scorers), 0, at
-        while end < len(chosen):
-            longest = max(longest, len(chosen[end][0].windows[chosen[end][1]].ids) - 1)
+    while at < len(lengths):
+        room, longest, end = min(size.tokens for size in sizes), 0, at
+        while end < len(lengths):
+            longest = max(longest, lengths[end])
             if end > at and longest * (end - at + 1) > room:
                 break
             end += 1
-        batch = chosen[at:end]
-        windows = [plan.windows[i] for plan, i in batch]
-        answers = [scorer.score(windows, picked(where, range(at, end))) for scorer in scorers]
-        for number, place in enumerate(batch):
-            yield place, [answer[number] for answer in answers]
+        yield range(at, end)
         at = end
 
 

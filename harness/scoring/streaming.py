@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.core import CutsText, Document, Encoding, EvaluationError, Model, UsageError, Window
-from evalgpt.core.answers import encode, picked
+from evalgpt.core.answers import encode
 from evalgpt.core.guard import calling, described
 from evalgpt.core.protocol import Protocol
 from evalgpt.report.counts import word_starts
 from evalgpt.report.faults import TextFaults
 from evalgpt.report.metrics import Ledger, Metrics, Sums, context_lengths, metrics_of, token_bytes, uncertainty_of
 from evalgpt.report.normalising import change_of
-from evalgpt.scoring.batching import Scorer, draw
+from evalgpt.scoring.batching import Scorer
 from evalgpt.scoring.cells import Cells
-from evalgpt.scoring.engine import Progress, check_tokens
+from evalgpt.scoring.engine import Progress, check_tokens, score_batches
 
 __all__ = ["Streamed", "encoded_parts", "score_stream"]
 
@@ -138,12 +138,9 @@ def _losses(scorer: Scorer, asked: Sequence[tuple[_Text, Window]]) -> list[NDArr
     def where(number: int) -> str:
         return _place(*asked[number])
 
-    windows = [window for _, window in asked]
     found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(asked)
-    for batch in draw(windows, scorer.size, scorer.model):
-        scored = scorer.score([windows[i] for i in batch], picked(where, batch))
-        for i, nll in zip(batch, scored, strict=True):
-            found[i] = nll
+    for i, scores in score_batches(scorer, [window for _, window in asked], where):
+        found[i] = scores.nll
     return found
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal, TypedDict, Unpack
 
 import msgspec
 import numpy as np
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 
 from evalgpt.core import EvaluationError, Model, UsageError
 from evalgpt.core.answers import encode, next_logits
+from evalgpt.core.options import choose_options
 from evalgpt.core.plugins import built
 from evalgpt.report.describe import model_info
 from evalgpt.report.document import ModelInfo
 from evalgpt.studies.spelling import Speller
 
-__all__ = ["SCHEMA", "TOKENS", "Generation", "Sampling", "generate"]
+__all__ = ["SCHEMA", "TOKENS", "Generation", "GenerationChanges", "GenerationOptions", "Sampling", "generate"]
 
 
 SCHEMA: Final = "evalgpt.generation/1"
@@ -74,45 +76,66 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     stopped: Literal["eos", "tokens"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """The options of :func:`evalgpt.generate`.
+
+    Args:
+        tokens: how many to write at most.
+        sampling: how they are chosen; the likeliest by default.
+        prefix: put the model's BOS (else EOS) first; by default where its tokenizer does so or the prompt is empty.
+        on_text: called with each piece of text as soon as it is certain; together they are ``Generation.text``.
+        device, dtype: passed on to a model given as a spec.
+    """
+
+    tokens: int = TOKENS
+    sampling: Sampling | None = None
+    prefix: bool | None = None
+    on_text: Callable[[str], None] | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
+class GenerationChanges(TypedDict, total=False):
+    """The fields of :class:`GenerationOptions` as keywords, so that a type checker knows them."""
+
+    tokens: int
+    sampling: Sampling | None
+    prefix: bool | None
+    on_text: Callable[[str], None] | None
+    device: str | None
+    dtype: str | None
+
+
 def generate(
-    model: Model | str,
-    prompt: str,
-    *,
-    tokens: int = TOKENS,
-    sampling: Sampling | None = None,
-    prefix: bool | None = None,
-    on_text: Callable[[str], None] | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
+    model: Model | str, prompt: str, options: GenerationOptions | None = None, **changes: Unpack[GenerationChanges]
 ) -> Generation:
     """Let ``model`` go on with ``prompt``.
 
     Args:
         model: a Model, or a spec such as ``"scratch:weights=model.pth"``.
         prompt: may be empty where the model has a token to begin with.
-        tokens: how many to write at most.
-        sampling: how they are chosen; the likeliest by default.
-        prefix: put the model's BOS (else EOS) first; by default where its tokenizer does so or the prompt is empty.
-        on_text: called with each piece of text as soon as it is certain; together they are ``.text``.
-        device, dtype: passed on to a model given as a spec.
+        options: how many tokens to write and how to choose them (:class:`GenerationOptions`).
+        changes: fields of ``options`` to replace, as in ``tokens=5``.
 
     Raises:
         UsageError: the model gives no logits; settings out of range; no token to begin with.
-        EvaluationError: the prompt cannot be encoded; logits that are NaN.
+        EvaluationError: the prompt cannot be encoded; logits that are NaN. TypeError: an unknown keyword.
     """
-    sampling = sampling or Sampling()
+    options = choose_options(GenerationOptions, options, changes)
+    tokens, sampling = options.tokens, options.sampling or Sampling()
     sampling.check()
     if tokens < 1:
         raise UsageError(f"tokens must be at least 1, not {tokens}")
-    model = built(model, device, dtype)
-    fed = _fed(model, prompt, prefix)
+    model = built(model, options.device, options.dtype)
+    fed = _fed(model, prompt, options.prefix)
     speller = Speller(model, fed)
     pieces: list[str] = []
 
     def write(piece: str) -> None:
         pieces.append(piece)
-        if piece and on_text is not None:
-            on_text(piece)
+        if piece and options.on_text is not None:
+            options.on_text(piece)
 
     ids: list[int] = []
     chances: list[float] = []

@@ -68,8 +68,8 @@ def test_losses_do_not_depend_on_the_batch_or_on_earlier_calls(scaled, size):
     model, windows, expected = scaled
     scorer = Scorer(model, BatchSize.of(model, size))
     for order in (windows, windows[::-1]):  # a long window before a short one, and the other way round
-        for nll, right in zip(scorer.score(order), expected if order is windows else expected[::-1], strict=True):
-            torch.testing.assert_close(torch.from_numpy(nll).double(), right, atol=1e-5, rtol=0)
+        for scores, right in zip(scorer.score(order), expected if order is windows else expected[::-1], strict=True):
+            torch.testing.assert_close(torch.from_numpy(scores.nll).double(), right, atol=1e-5, rtol=0)
 
 
 def test_the_adapter_itself_keeps_lengths_apart(scaled):

@@ -146,9 +146,11 @@ def test_the_script_of_that_page_runs(book_here):
 def test_the_readmes_python_runs(capsys):
     (code,) = blocks(README, "python")
     exec(compile(code, "README.md", "exec"), {})
-    loss, scored = capsys.readouterr().out.split()
+    loss, scored, difference, largest = capsys.readouterr().out.split()
     assert 10 < float(loss) < 12
     assert scored == "6"
+    assert 0 < abs(float(difference)) < 0.1
+    assert float(largest) < 1e-4
 
 
 def printed(text):

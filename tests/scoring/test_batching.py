@@ -133,7 +133,7 @@ def test_bad_sizes_are_told(value):
 def test_the_scorer_counts_what_it_computes():
     scorer = Scorer(BytesModel(), BatchSize(64))
     losses = scorer.score([evalgpt.Window([1, 2, 3, 4], 2), evalgpt.Window([5, 6], 1)])
-    assert [loss.dtype for loss in losses] == [np.float32, np.float32]
+    assert [scores.nll.dtype for scores in losses] == [np.float32, np.float32]
     assert (scorer.work.scores, scorer.work.fed_tokens) == (3, 4)
 
 

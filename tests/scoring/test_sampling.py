@@ -19,7 +19,7 @@ from evalgpt.scoring.engine import plan_windows
 from evalgpt.scoring.evaluate import scorer_for
 from evalgpt.studies.compare.comparison import compare
 from evalgpt.studies.compare.decide import until_decided
-from evalgpt.studies.verify import verify
+from evalgpt.studies.verify.verification import verify
 from evalgpt.views.wording.evaluation import sentences
 
 pytestmark = pytest.mark.numeric

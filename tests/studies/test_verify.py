@@ -6,12 +6,12 @@ from click.testing import CliRunner
 from support.models import BytesModel, hashed_loss
 
 import evalgpt
-from evalgpt import EvaluationError
+from evalgpt import EvaluationError, UsageError
 from evalgpt.cli import cli
 from evalgpt.core.plugins import load_plugins
 from evalgpt.report import read_report, write_report
 from evalgpt.report.verdicts import Verdict
-from evalgpt.studies.verify import Sample, verify
+from evalgpt.studies.verify.verification import verify
 
 pytestmark = pytest.mark.numeric
 
@@ -72,7 +72,7 @@ def test_a_report_read_from_a_file_holds_to_the_last_digit(tmp_path):
 
 def test_quick_scores_a_sample_of_windows_again():
     calls = BytesModel()
-    found = check(made(), calls, sample=Sample(3, seed=1))
+    found = check(made(), calls, windows=3, seed=1)
     assert sum(len(batch) for batch in calls.batches) == 3
     assert 3 <= found.losses < found.of
 
@@ -144,8 +144,8 @@ def test_a_report_without_single_losses_is_verified_by_its_numbers():
     assert check(evaluation).losses == 0
     with pytest.raises(EvaluationError, match=r"^losses: metrics.loss|^numbers: metrics.loss is 5.0"):
         check(change(evaluation, "metrics.loss", 5.0))
-    with pytest.raises(EvaluationError, match="verify it without --quick"):
-        check(evaluation, sample=Sample(3))
+    with pytest.raises(UsageError, match="--quick"):
+        check(evaluation, windows=3)
 
 
 def run(*args, **options):
@@ -272,3 +272,36 @@ def test_a_tokenizer_that_says_odd_things_of_itself_holds():
     model = BytesModel()
     model.tokenizer = {"name": "odd", "n": np.int64(4), "s": np.float32(1.5), "nan": float("nan"), "m": {1: "a"}}
     check(evalgpt.evaluate(model, Text(), "exact:context=16,stride=8"), model)
+
+
+def test_a_report_is_verified_with_what_it_names(report):
+    stored = read_report(str(report / "r.json"))
+    found = evalgpt.verify(stored)
+    assert (found.losses, found.largest) == (stored.evaluations[0].metrics.scores, 0)
+    sample = evalgpt.VerificationOptions(windows=2)
+    assert evalgpt.verify(stored.evaluations[0], options=sample, device="cpu").losses < found.losses
+    assert evalgpt.verify(stored, MODEL, f"text:{report / 'text.txt'}", "exact") == found
+    with pytest.raises(EvaluationError, match=r"^weights: "):
+        evalgpt.verify(stored, f"{MODEL},seed=9")
+    with pytest.raises(EvaluationError, match=r"^text: sha256"):
+        evalgpt.verify(stored, task="pairs")
+    (report / "text.txt").unlink()
+    with pytest.raises(UsageError, match="no file or folder"):
+        evalgpt.verify(stored)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"windows": 0}, "windows"), ({"tolerance": -1.0}, "tolerance"), ({"device": "cpu"}, "already built")],
+)
+def test_options_out_of_range_are_refused(options, named):
+    with pytest.raises(UsageError, match=named):
+        check(made(), **options)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_one_evaluation_is_verified_at_a_time(count):
+    with pytest.raises(UsageError, match=f"{count} evaluations"):
+        evalgpt.verify(evalgpt.make_report([made()] * count))
+    with pytest.raises(UsageError, match="not str"):
+        evalgpt.verify("r.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,16 +24,15 @@ from evalgpt.cli.output import Output, check_outputs, output
 from evalgpt.cli.progress import Bar
 from evalgpt.cli.shell import goes_with, state_of
 from evalgpt.core import Model, Task, UsageError
-from evalgpt.core.guard import calling
 from evalgpt.core.plugins import Plugins
 from evalgpt.core.protocol import Protocol
-from evalgpt.core.validation import documents_of
 from evalgpt.report.files import STDOUT
 from evalgpt.report.targets import document_kind
 
 if TYPE_CHECKING:
     from evalgpt.report.document import Evaluation
     from evalgpt.scoring.cache import ScoreCache
+    from evalgpt.scoring.options import Options
     from evalgpt.studies.compare.comparison import Comparison, Decision
 
 __all__ = ["CompareOptions", "command", "compare_all"]
@@ -158,6 +156,7 @@ def _run(
     plugins: Plugins, options: CompareOptions, report_output: Output, cache: ScoreCache | None
 ) -> Iterator[Comparison]:
     from evalgpt.report.describe import make_report
+    from evalgpt.scoring.options import Options
     from evalgpt.studies.compare.comparison import compare
     from evalgpt.studies.compare.divergence import check_models
 
@@ -166,14 +165,16 @@ def _run(
     models = [options.build_model(plugins, spec) for spec in options.models]
     for model in models[1:] if options.kl else ():
         check_models((models[0], model))
+    how = Options(batch_tokens=options.batch_tokens, tokens=True, cache=cache, seed=options.seed, rarest=options.rarest)
     report = make_report([], report_output.targets.command)
     for task, protocol in pairs:
         common = _common(protocol, models)
-        decision = None
+        decision: Decision | None = None
+        evaluations: Sequence[Evaluation]
         if options.until_decided:
-            decision, evaluations = _decide(models, task, common, options, cache)
+            decision, evaluations = _decide(models, task, common, options, how)
         else:
-            evaluations = [_evaluate(model, task, common, options, cache) for model in models]
+            evaluations = [_evaluate(model, task, common, options, how) for model in models]
         report = msgspec.structs.replace(report, evaluations=[*report.evaluations, *evaluations])
         report_output.save(report)
         for model, evaluation in zip(models[1:], evaluations[1:], strict=True):
@@ -185,66 +186,39 @@ def _run(
 
 
 def _common(protocol: Protocol, models: Sequence[Model]) -> Protocol:
-    """The protocol with one context for all models: where none was given, the smallest of their defaults."""
-    if protocol.context is not None:
-        return protocol
-    with calling(protocol, "default_context()"):
-        defaults = [protocol.default_context(model) for model in models]
-    if min(defaults) < max(defaults):
-        click.echo(f"evalgpt: context {min(defaults)} for all models, the smallest of their defaults", err=True)
-    return replace(protocol, context=min(defaults))
+    from evalgpt.studies.compare.models import share_context
+
+    shared, narrowed = share_context(protocol, models)
+    if narrowed:
+        click.echo(f"evalgpt: context {shared.context} for all models, the smallest of their defaults", err=True)
+    return shared
 
 
-def _evaluate(
-    model: Model, task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
-) -> Evaluation:
+def _evaluate(model: Model, task: Task, protocol: Protocol, options: CompareOptions, how: Options) -> Evaluation:
     from evalgpt.scoring.evaluate import evaluate
 
     with Bar(f"{model.spec} on {task.spec}", quiet=options.quiet) as bar:
-        return evaluate(
-            model, task, protocol, batch_tokens=options.batch_tokens, tokens=True, cache=cache, progress=bar
-        )
+        return evaluate(model, task, protocol, how, progress=bar)
 
 
 def _decide(
-    models: Sequence[Model], task: Task, protocol: Protocol, options: CompareOptions, cache: ScoreCache | None
-) -> tuple[Decision, list[Evaluation]]:
-    """Score the same windows with both models until the sign of the difference is settled."""
-    from evalgpt.scoring.engine import Result, bind, plan_windows, row_of
-    from evalgpt.scoring.evaluate import assemble, scorer_for
-    from evalgpt.studies.compare.decide import until_decided
+    models: Sequence[Model], task: Task, protocol: Protocol, options: CompareOptions, how: Options
+) -> tuple[Decision, Sequence[Evaluation]]:
+    from evalgpt.studies.compare.models import decide
 
-    bound = [bind(protocol, model) for model in models]
-    baseline, candidate = (scorer_for(model, options.batch_tokens, cache) for model in models)
-    documents = list(documents_of(task))
-    plans = [plan_windows(model, documents, p) for model, p in zip(models, bound, strict=True)]
-    began = time.perf_counter()
-    with Bar(f"{models[1].spec} against {models[0].spec}", quiet=options.quiet, unit="difference") as bar:
-        decision, sample = until_decided((baseline, candidate), (plans[0], plans[1]), options.seed, bar, options.rarest)
-    seconds = time.perf_counter() - began
-    evaluations = []
-    for scorer, p, plan in zip((baseline, candidate), bound, plans, strict=True):
-        rows = [row_of(piece) for piece in plan]
-        result = Result(rows, documents, scorer.work, encoding_seconds=0.0, scoring_seconds=seconds / 2)
-        evaluations.append(assemble(scorer, task, p, result, sample=sample))
-    return decision, evaluations
+    baseline, candidate = models
+    with Bar(f"{candidate.spec} against {baseline.spec}", quiet=options.quiet, unit="difference") as bar:
+        return decide((baseline, candidate), task, protocol, replace(how, progress=bar))
 
 
 def _with_divergence(
     comparison: Comparison, models: tuple[Model, Model], task: Task, protocol: Protocol, options: CompareOptions
 ) -> Comparison:
-    from evalgpt.scoring.batching import BatchSize
-    from evalgpt.scoring.engine import bind
-    from evalgpt.studies.compare.divergence import diverge
+    from evalgpt.scoring.options import Options
+    from evalgpt.studies.compare.models import divergence_of
 
     with Bar(f"KL of {models[1].spec} from {models[0].spec}", quiet=options.quiet, unit="KL") as bar:
-        kl = diverge(
-            models,
-            list(documents_of(task)),
-            bind(protocol, models[0]),
-            size=BatchSize.of(models[0], options.batch_tokens),
-            progress=bar,
-        )
+        kl = divergence_of(models, task, protocol, Options(batch_tokens=options.batch_tokens, progress=bar))
     return msgspec.structs.replace(comparison, divergence=kl)
 
 

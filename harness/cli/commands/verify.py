@@ -13,11 +13,10 @@ from evalgpt.cli.progress import Bar, waiting
 from evalgpt.cli.shell import state_of
 from evalgpt.core import EvaluationError, Model, UsageError
 from evalgpt.core.plugins import Plugins
-from evalgpt.core.protocol import Protocol
-from evalgpt.core.specs import Spec, parse
 
 if TYPE_CHECKING:
     from evalgpt.report.document import Evaluation
+    from evalgpt.studies.verify.verification import VerificationOptions
 
 __all__ = ["VerifyOptions", "command", "verify_all"]
 
@@ -42,6 +41,13 @@ class VerifyOptions:
     device: str | None = device_option()
     quiet: bool = quiet_option()
 
+    def verification(self) -> VerificationOptions:
+        """What they say of a single evaluation."""
+        from evalgpt.studies.verify.verification import VerificationOptions
+
+        windows = self.windows if self.quick else None
+        return VerificationOptions(windows=windows, seed=self.seed, tolerance=self.tolerance)
+
 
 @click.command("verify")
 @click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
@@ -63,8 +69,7 @@ def command(ctx: click.Context, /, reports: Sequence[str], options: VerifyOption
 
 def verify_all(plugins: Plugins, reports: Sequence[str], options: VerifyOptions) -> int:
     """Verify every evaluation of every report, one line each; the exit code, 1 if any does not hold."""
-    if options.tolerance is not None and not 0 <= options.tolerance < float("inf"):
-        raise UsageError(f"--tolerance takes nats per token from 0 up, not {options.tolerance}")
+    options.verification().check()
     outcomes = [code for path in reports for code in _verify_file(plugins, path, options)]
     failed, impossible = outcomes.count(1), outcomes.count(2)
     if failed:
@@ -112,38 +117,21 @@ def _title(path: str, evaluation: Evaluation) -> str:
 
 
 def _model(plugins: Plugins, evaluation: Evaluation, options: VerifyOptions) -> Model:
-    """The model as the report built it, in the report's dtype where the spec does not give one."""
-    info = evaluation.model
-    spec = parse(info.spec)
-    takes = "dtype" in plugins.find("model", spec.name).options and "dtype" not in spec.options
-    with waiting(f"building {info.spec}", options.quiet):
-        return plugins.model(info.spec, device=options.device, dtype=info.dtype if takes else None)
+    from evalgpt.studies.verify.rebuild import rebuild_model
 
-
-def _protocol(plugins: Plugins, evaluation: Evaluation) -> Protocol:
-    settings = {key: str(value) for key, value in evaluation.protocol.settings.items() if value is not None}
-    return plugins.protocol(str(Spec(evaluation.protocol.name, None, settings)))
+    spec = evaluation.model.spec
+    with waiting(f"building {spec}", options.quiet):
+        return rebuild_model(plugins, evaluation, spec, options.device)
 
 
 def _one(plugins: Plugins, evaluation: Evaluation, model: Model, options: VerifyOptions) -> str:
-    from evalgpt.report.document import keeps_tokens
-    from evalgpt.scoring.engine import bind
-    from evalgpt.studies.verify import Sample, verify
+    from evalgpt.studies.verify.rebuild import rebuild_protocol, rebuild_task
+    from evalgpt.studies.verify.verification import verify
 
-    if options.quick and not keeps_tokens(evaluation):
-        raise UsageError("the report keeps no losses of single tokens; leave out --quick")
-    try:
-        task = plugins.task(evaluation.task.spec)
-    except EvaluationError as error:  # no text to compare with, as when standard input is gone
-        raise UsageError(f"text: {error}") from error
-    try:
-        protocol = _protocol(plugins, evaluation)
-        bind(protocol, model)
-    except UsageError as error:  # parameters that no run can have had
-        raise EvaluationError(f"protocol: {error}") from error
-    sample = Sample(options.windows if options.quick else None, options.seed)
+    task = rebuild_task(plugins, evaluation)
+    protocol = rebuild_protocol(plugins, evaluation, model)
     with Bar(f"{evaluation.model.spec} on {evaluation.task.spec}", quiet=options.quiet) as bar:
-        agreement = verify(evaluation, model, task, protocol, sample=sample, tolerance=options.tolerance, progress=bar)
+        agreement = verify(evaluation, model, task, protocol, options.verification(), progress=bar)
     if agreement.losses == 0:
         return f"it keeps no losses of single tokens; its numbers hold within {agreement.tolerance:.2g}"
     return (

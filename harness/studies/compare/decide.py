@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evalgpt.core import UsageError
+from evalgpt.core import UsageError, Window
 from evalgpt.core.rounding import tolerance_of
 from evalgpt.report.document import Sample
 from evalgpt.scoring.batching import Scorer
-from evalgpt.scoring.engine import Plan, Progress
-from evalgpt.scoring.sampling import _read, drawn, keep_sample, sample_of, scored_windows
+from evalgpt.scoring.engine import Plan, Progress, Reporter, place_of, windows_at
+from evalgpt.scoring.sampling import Answers, drawn, keep_sample, sample_of, score_in_order
 from evalgpt.scoring.sequential import Interval, decided
 from evalgpt.scoring.strata import LEVEL, RAREST
 from evalgpt.studies.compare.comparison import Decision
@@ -38,22 +39,22 @@ def until_decided(
     """
     draw, others = drawn(plans[0], seed, rarest), drawn(plans[1], seed, rarest).chosen
     chosen = draw.chosen
-    if [_read(*place) for place in chosen] != [_read(*place) for place in others]:
+    windows = windows_at(plans[0], chosen)
+    if [_read(window) for window in windows] != [_read(window) for window in windows_at(plans[1], others)]:
         raise UsageError("--until-decided needs models that read the same windows, with one tokenizer and one prefix")
-    rule, total = draw.rule(None), draw.tokens
-    rounding = max(tolerance_of(s.model.dtype) for s in scorers) * 2 / math.sqrt(total)
-    done, tokens, difference = 0, 0, 0.0
-    for (plan, i), (one, other) in scored_windows(scorers, chosen):
-        plan.nll[i] = one
-        twin, k = others[done]
-        twin.nll[k] = other
+    rule = draw.rule(None)
+    rounding = max(tolerance_of(s.model.dtype) for s in scorers) * 2 / math.sqrt(draw.tokens)
+    reporter = None if progress is None else Reporter(progress, windows, _difference)
+    done, tokens = 0, 0
+    for at, answers in score_in_order(scorers, windows, lambda n: place_of(plans[0], chosen[n]), reporter):
+        for side, part, scores in zip(plans, (chosen, others), answers, strict=True):
+            number, i = part[at]
+            side[number].scores[i] = scores
+        one, other = (scores.nll for scores in answers)
         done, tokens = done + 1, tokens + len(one)
         change = float(other.sum(dtype=np.float64) - one.sum(dtype=np.float64))
-        difference += change
         if rule.add(change, len(one)) and _sign(rule.interval(), rounding):
             break
-        if progress is not None:
-            progress(Progress(tokens, total, difference / tokens))
     for side, part in zip(plans, (chosen, others), strict=True):
         keep_sample(side, part[:done])
     found = rule.interval()
@@ -69,6 +70,16 @@ def until_decided(
     )
     sample = sample_of(None, draw, done, tokens, None)
     return decision, sample
+
+
+def _read(window: Window) -> tuple[list[int], int]:
+    """A window's ids, and where its targets begin: what two models must have in common to be paired."""
+    return list(window.ids), window.start
+
+
+def _difference(answers: Answers) -> NDArray[np.float64]:
+    one, other = (scores.nll.astype(np.float64) for scores in answers)
+    return other - one
 
 
 def _sign(interval: Interval, rounding: float) -> int:

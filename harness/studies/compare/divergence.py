@@ -13,10 +13,22 @@ from evalgpt.core.guard import calling
 from evalgpt.core.protocol import Protocol
 from evalgpt.report.repeats import contents_of, originals_of
 from evalgpt.scoring.batching import BatchSize, batches
-from evalgpt.scoring.engine import Plan, Progress, plan_windows, row_of
+from evalgpt.scoring.engine import (
+    Plan,
+    Progress,
+    Reporter,
+    all_windows,
+    answer_batches,
+    plan_windows,
+    row_of,
+    windows_at,
+)
 from evalgpt.studies.compare.comparison import Divergence, summarise
 
 __all__ = ["check_models", "diverge"]
+
+KL = tuple[NDArray[np.float64], NDArray[np.bool_]]
+"""Of a window's scored tokens: the divergence (nats), and whether both models hold the same token likeliest."""
 
 
 def diverge(
@@ -38,24 +50,21 @@ def diverge(
     first = check_models(models)
     plans = plan_windows(models[0], documents, protocol)
     _check_ids(models, plans)
-    windows = [(plan, window) for plan in plans for window in plan.windows]
-    found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = [(np.empty(0), np.empty(0, bool))] * len(windows)
-    total = sum(len(w.ids) - w.start for _, w in windows)
-    done, kl_sum = 0, 0.0
-    equal = any(model.equal_lengths for model in models)
-    for batch in batches([len(w.ids) - 1 for _, w in windows], size, equal):
+    windows = windows_at(plans, all_windows(plans))
+    found: list[KL] = [(np.empty(0), np.empty(0, bool))] * len(windows)
+
+    def answer(batch: Sequence[int]) -> list[KL]:
         with calling(models[0], "divergence()"):
-            answers = list(first.divergence(models[1], [windows[i][1] for i in batch]))
-        for index, result in zip(batch, answers, strict=True):
-            found[index] = result
-            done += len(result[0])
-            kl_sum += float(result[0].sum())
-        if progress is not None:
-            progress(Progress(done, total, kl_sum / done))
+            return list(first.divergence(models[1], [windows[i] for i in batch]))
+
+    drawn = batches([len(w.ids) - 1 for w in windows], size, any(model.equal_lengths for model in models))
+    reporter = None if progress is None else Reporter[KL](progress, windows, lambda result: result[0])
+    for i, result in answer_batches(drawn, answer, reporter):
+        found[i] = result
     contents = contents_of([row_of(plan) for plan in plans])
     number = {name: n for n, name in enumerate(dict.fromkeys(name for name, _ in contents))}
     rows = np.repeat(np.arange(len(plans)), [sum(len(w.ids) - w.start for w in plan.windows) for plan in plans])
-    at = np.concatenate([np.arange(w.begin + w.start, w.begin + len(w.ids)) for _, w in windows])
+    at = np.concatenate([np.arange(w.begin + w.start, w.begin + len(w.ids)) for w in windows])
     owners = np.asarray([number[name] for name, _ in contents])[rows]
     every = np.concatenate([kl for kl, _ in found])
     if not np.isfinite(every).all():

@@ -297,7 +297,8 @@ class _Run:
         found = []
         for windows, order in ((data.train, shuffled), (data.validation, plain)):
             batches = [[windows[i] for i in order[k : k + size]] for k in range(0, len(order), size)][:count]
-            means = [np.concatenate(scorer.score(batch)).mean(dtype=np.float64) for batch in batches]
+            losses = [np.concatenate([scores.nll for scores in scorer.score(batch)]) for batch in batches]
+            means = [nll.mean(dtype=np.float64) for nll in losses]
             found.append(float(np.mean(means)))
         return found[0], found[1]
 

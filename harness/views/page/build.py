@@ -18,6 +18,7 @@ from evalgpt.report.document import Evaluation, Report
 from evalgpt.studies.compare.comparison import pairs_of
 from evalgpt.studies.explanation import Explanation
 from evalgpt.studies.training.log import Training
+from evalgpt.views.page.bins import Track
 from evalgpt.views.page.cells import shown
 from evalgpt.views.page.comparison import ComparisonView, comparison_view
 from evalgpt.views.page.evaluation import EvaluationView, evaluation_view
@@ -88,14 +89,17 @@ def _comparisons(
         pairs, left_out = pairs_of(evaluations)
     except UsageError as error:
         return [], [str(error)]
-    tracks = {id(view.evaluation): view.track for view in views}
     found: list[ComparisonView] = []
     for a, b in pairs:
         try:
-            found.append(comparison_view(a, b, [tracks[id(a)], tracks[id(b)]], f"d{len(found) + 1}"))
+            found.append(comparison_view(a, b, [_track(views, a), _track(views, b)], f"d{len(found) + 1}"))
         except UsageError as error:
             left_out.append(f"{b.model.spec} on {b.task.spec}: {error}")
     return found, left_out
+
+
+def _track(views: Sequence[EvaluationView], evaluation: Evaluation) -> Track | None:
+    return next(view.track for view in views if view.evaluation is evaluation)
 
 
 def _title(

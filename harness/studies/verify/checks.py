@@ -1,41 +1,43 @@
-"""Is a report true? Its model, text and windows are made again, its losses scored again, its numbers taken again."""
+"""What a report stores beside what is made again: the first difference is an error that names it."""
 
 from __future__ import annotations
 
+import itertools
 import math
-import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evalgpt.core import Document, EvaluationError, Model, Task, UsageError
+from evalgpt.core import EvaluationError, Model, UsageError
 from evalgpt.core.protocol import Protocol
-from evalgpt.core.rounding import tolerance_of
-from evalgpt.core.validation import documents_of
-from evalgpt.report.describe import model_info, task_info
-from evalgpt.report.document import Evaluation, RowInfo, TaskInfo, Tokenized, row_info
-from evalgpt.scoring.batching import BatchSize, Scorer
-from evalgpt.scoring.engine import Plan, Progress, bind, plan_windows, row_of, score_windows
-from evalgpt.scoring.evaluate import evaluate, is_memory_note, numbers_of, verdicts_of
+from evalgpt.report.describe import model_info
+from evalgpt.report.document import Evaluation, RowInfo, TaskInfo, Tokenized
+from evalgpt.scoring.engine import Place, Plan
+from evalgpt.scoring.evaluate import is_memory_note
 from evalgpt.scoring.sampling import Draw, drawn, keep_sample, replayed
 
-__all__ = ["Sample", "Verified", "verify"]
+__all__ = [
+    "SAME",
+    "Verified",
+    "check_config",
+    "check_losses",
+    "check_model",
+    "check_numbers",
+    "check_sample",
+    "check_settings",
+    "check_text",
+    "check_windows",
+    "keep_drawn",
+    "mean_bound",
+]
 
 
 SAME = 1e-9
 """Relative difference of a number from the one that the stored losses give: the order of a float64 sum."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Which windows to score again: ``windows`` of them drawn with ``seed``, or all where that is None."""
-
-    windows: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,114 +51,7 @@ class Verified:
     tolerance: float
 
 
-def verify(
-    evaluation: Evaluation,
-    model: Model,
-    task: Task,
-    protocol: Protocol,
-    *,
-    sample: Sample = Sample(),
-    tolerance: float | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> Verified:
-    """Compare ``evaluation`` with what ``model`` says now of ``task``'s text under ``protocol``, not yet bound.
-
-    Raises:
-        EvaluationError: the report does not hold; the message names the first of weights, text, protocol, tokens,
-            windows, losses and numbers that differs.
-    """
-    allowed = tolerance_of(evaluation.model.dtype) if tolerance is None else tolerance
-    _check_model(evaluation, model)
-    bound = bind(protocol, model)
-    if not evaluation.rows:
-        _check_settings(evaluation, bound)
-        return _verify_streamed(evaluation, model, task, protocol, allowed, progress)
-    documents = _documents(evaluation, task)
-    _check_settings(evaluation, bound)
-    plans = plan_windows(model, documents, bound)
-    drawn = _drawn(evaluation, plans)
-    stored = _check_windows(evaluation, plans)
-    if drawn is not None and stored is not None:
-        _check_sample(evaluation, drawn, plans, stored)
-    chosen = [(plan, i) for plan in plans for i in range(len(plan.windows))]
-    if sample.windows is not None:
-        if stored is None:
-            raise EvaluationError("the report keeps no losses of single tokens: verify it without --quick")
-        chosen = random.Random(sample.seed).sample(chosen, min(sample.windows, len(chosen)))  # noqa: S311
-    score_windows(Scorer(model, BatchSize(evaluation.batch_tokens)), chosen, progress=progress)
-    _check_config(evaluation, model)  # after a score: an adapter may say in it how it scored
-    if stored is None:
-        close = max(_mean_bound(allowed, evaluation.metrics.scores), SAME)
-        if drawn is not None:
-            _check_sample(evaluation, drawn, plans, [plan.nll for plan in plans], 10 * close)
-        _check_numbers(evaluation, _derived(evaluation, model, bound, task, plans), close)
-        return Verified(0, evaluation.metrics.scores, 0.0, 0.0, close)
-    found = _check_losses(plans, chosen, stored, allowed)
-    for plan, losses in zip(plans, stored, strict=True):
-        plan.nll = losses
-    _check_numbers(evaluation, _derived(evaluation, model, bound, task, plans), None)
-    return found
-
-
-def _verify_streamed(
-    evaluation: Evaluation,
-    model: Model,
-    task: Task,
-    protocol: Protocol,
-    allowed: float,
-    progress: Callable[[Progress], None] | None,
-) -> Verified:
-    """A long text has no rows: all of it is scored again, part by part."""
-    try:
-        now = evaluate(model, task, protocol, batch_tokens=evaluation.batch_tokens, progress=progress)
-    except EvaluationError as error:
-        raise EvaluationError(f"text: {error}") from error
-    _check_text(evaluation, now.task)
-    _check_config(evaluation, model)
-    close = max(_mean_bound(allowed, evaluation.metrics.scores), SAME)
-    names = ("metrics", "splits", "peer", "task_metrics", "ledger", "verdicts", "rows")
-    _check_numbers(evaluation, {name: getattr(now, name) for name in names}, close)
-    return Verified(0, evaluation.metrics.scores, 0.0, 0.0, close)
-
-
-def _check_config(evaluation: Evaluation, model: Model) -> None:
-    for path, one, other in _leaves("config", _plain(evaluation.model.config), _plain(model_info(model).config)):
-        if one != other:
-            raise _differs("model", path, one, other)
-
-
-def _derived(
-    evaluation: Evaluation, model: Model, bound: Protocol, task: Task, plans: Sequence[Plan]
-) -> dict[str, Any]:
-    """The fields of an evaluation that follow from the plans' losses."""
-    rows = [row_of(plan) for plan in plans]
-    part = evaluation.sample is not None
-    tokens = any(row.tokenized is not None for row in evaluation.rows)
-    numbers = numbers_of(bound, task, rows, part=part)
-    return {
-        **asdict(numbers),
-        "rows": [row_info(row, tokens=tokens) for row in rows],
-        "verdicts": verdicts_of(model, bound, rows, numbers, part=part),
-    }
-
-
-def _documents(evaluation: Evaluation, task: Task) -> list[Document]:
-    try:
-        documents = list(documents_of(task))
-    except EvaluationError as error:
-        raise EvaluationError(f"text: {error}") from error
-    _check_text(evaluation, task_info(task, documents))
-    return documents
-
-
-def _check_text(evaluation: Evaluation, found: TaskInfo) -> None:
-    now, stored = msgspec.to_builtins(found), msgspec.to_builtins(evaluation.task)
-    for key in ("sha256", "documents", "characters", "bytes", "name"):
-        if stored[key] != now[key]:
-            raise _differs("text", key, str(stored[key])[:16], str(now[key])[:16])
-
-
-def _check_model(evaluation: Evaluation, model: Model) -> None:
+def check_model(evaluation: Evaluation, model: Model) -> None:
     stored, now = _plain(evaluation.model), _plain(model_info(model))
     if stored["fingerprint"] != now["fingerprint"]:
         raise _differs("weights", "fingerprint", stored["fingerprint"][:24], now["fingerprint"][:24])
@@ -168,12 +63,20 @@ def _check_model(evaluation: Evaluation, model: Model) -> None:
             raise _differs(what, path.removeprefix("model."), one, other)
 
 
-def _plain(document: object) -> Any:
-    """``document`` as a report's file holds it."""
-    return msgspec.json.decode(msgspec.json.encode(document))
+def check_config(evaluation: Evaluation, model: Model) -> None:
+    for path, one, other in _leaves("config", _plain(evaluation.model.config), _plain(model_info(model).config)):
+        if one != other:
+            raise _differs("model", path, one, other)
 
 
-def _check_settings(evaluation: Evaluation, bound: Protocol) -> None:
+def check_text(evaluation: Evaluation, found: TaskInfo) -> None:
+    now, stored = msgspec.to_builtins(found), msgspec.to_builtins(evaluation.task)
+    for key in ("sha256", "documents", "characters", "bytes", "name"):
+        if stored[key] != now[key]:
+            raise _differs("text", key, str(stored[key])[:16], str(now[key])[:16])
+
+
+def check_settings(evaluation: Evaluation, bound: Protocol) -> None:
     if bound.source != evaluation.protocol.source:
         raise _differs("protocol", "source", evaluation.protocol.source, bound.source)
     now = bound.settings()
@@ -182,7 +85,7 @@ def _check_settings(evaluation: Evaluation, bound: Protocol) -> None:
             raise _differs("protocol", key, evaluation.protocol.settings.get(key), now.get(key))
 
 
-def _drawn(evaluation: Evaluation, plans: Sequence[Plan]) -> Draw | None:
+def keep_drawn(evaluation: Evaluation, plans: Sequence[Plan]) -> Draw | None:
     """Leave in ``plans`` what the report's sample drew.
 
     Raises:
@@ -204,10 +107,9 @@ def _drawn(evaluation: Evaluation, plans: Sequence[Plan]) -> Draw | None:
     return draw
 
 
-def _check_sample(
+def check_sample(
     evaluation: Evaluation,
     draw: Draw,
-    plans: Sequence[Plan],
     losses_of: Sequence[Sequence[NDArray[np.float32]]],
     close: float = SAME,
 ) -> None:
@@ -216,12 +118,9 @@ def _check_sample(
     if evaluation.sample is None:
         return
     order = draw.chosen[: max(evaluation.sample.windows, 0)]
-    numbers: dict[int, list[int]] = {}
-    for plan, i in order:
-        numbers.setdefault(id(plan), []).append(i)
-    places = {(key, i): at for key, own in numbers.items() for at, i in enumerate(sorted(own))}
-    rows = {id(plan): number for number, plan in enumerate(plans)}
-    losses = [losses_of[rows[id(plan)]][places[id(plan), i]] for plan, i in order]
+    by_plan = itertools.groupby(sorted(order), key=lambda place: place[0])
+    number = {place: at for _, own in by_plan for at, place in enumerate(own)}  # among the plan's scored windows
+    losses = [losses_of[place[0]][number[place]] for place in order]
     now = replayed(evaluation.sample, draw, losses)
     for path, one, other in _leaves("sample", _plain(evaluation.sample), _plain(now)):
         apart = isinstance(one, float) and isinstance(other, float) and abs(one - other) <= close * max(abs(one), 1)
@@ -229,7 +128,7 @@ def _check_sample(
             raise EvaluationError(f"numbers: {path} is {one} in the report and {other} by the losses of its windows")
 
 
-def _check_windows(evaluation: Evaluation, plans: Sequence[Plan]) -> list[list[NDArray[np.float32]]] | None:
+def check_windows(evaluation: Evaluation, plans: Sequence[Plan]) -> list[list[NDArray[np.float32]]] | None:
     """The stored losses by plan and window, if tokens and windows are those planned now; None if none are kept."""
     rows = evaluation.rows
     if len(rows) != len(plans):
@@ -279,37 +178,37 @@ def _losses(where: str, stored: Tokenized, plan: Plan) -> list[NDArray[np.float3
     return np.split(np.asarray(stored.nll, dtype=np.float32), np.cumsum(stored.size)[:-1])
 
 
-def _check_losses(
+def check_losses(
     plans: Sequence[Plan],
-    chosen: Sequence[tuple[Plan, int]],
+    chosen: Sequence[Place],
     stored: Sequence[Sequence[NDArray[np.float32]]],
     allowed: float,
 ) -> Verified:
-    numbers = {id(plan): number for number, plan in enumerate(plans)}
     largest, total, signed, count = 0.0, 0.0, 0.0, 0
-    for plan, i in chosen:
-        kept = stored[numbers[id(plan)]][i].astype(np.float64)
-        change = plan.nll[i].astype(np.float64) - kept
+    for number, i in chosen:
+        plan, kept = plans[number], stored[number][i].astype(np.float64)
+        nll = plan.scores[i].nll
+        change = nll.astype(np.float64) - kept
         apart = np.abs(change)
         worst = int(apart.argmax())
         if not apart[worst] <= allowed:
             at = plan.windows[i].begin + plan.windows[i].start + worst
             raise EvaluationError(
                 f"losses: token {at} of {plan.document.id!r} has {kept[worst]:.6g} nats in the report and "
-                f"{plan.nll[i][worst]:.6g} now, {apart[worst]:.2g} apart where {allowed:g} is allowed"
+                f"{nll[worst]:.6g} now, {apart[worst]:.2g} apart where {allowed:g} is allowed"
             )
         largest, total, count = max(largest, float(apart[worst])), total + float(apart.sum()), count + len(apart)
         signed += float(change.sum())
-    if abs(signed) / max(count, 1) > _mean_bound(allowed, count):
+    if abs(signed) / max(count, 1) > mean_bound(allowed, count):
         raise EvaluationError(
             f"losses: on average they are {signed / count:+.3g} nats away from the report's, all to one side, where "
-            f"rounding goes both ways; {_mean_bound(allowed, count):.2g} is allowed"
+            f"rounding goes both ways; {mean_bound(allowed, count):.2g} is allowed"
         )
     everything = sum(len(losses) for row in stored for losses in row)
     return Verified(count, everything, largest, total / max(count, 1), allowed)
 
 
-def _check_numbers(evaluation: Evaluation, found: dict[str, Any], allowed: float | None) -> None:
+def check_numbers(evaluation: Evaluation, found: dict[str, Any], allowed: float | None) -> None:
     """Compare every number: with those that the stored losses give, exactly but for the order of sums, or, where
     ``allowed`` says so, with those of losses scored now, counts exactly and others that far apart."""
     close, source = (SAME, "by the losses it keeps") if allowed is None else (allowed, "now")
@@ -340,7 +239,12 @@ def _leaves(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
         yield path, one, other
 
 
-def _mean_bound(allowed: float, count: int) -> float:
+def _plain(document: object) -> Any:
+    """``document`` as a report's file holds it."""
+    return msgspec.json.decode(msgspec.json.encode(document))
+
+
+def mean_bound(allowed: float, count: int) -> float:
     """By how much the mean of ``count`` losses may differ, each of which may by ``allowed``: rounding has no side."""
     return 2 * allowed / math.sqrt(max(count, 1))
 

@@ -1,0 +1,1 @@
+"""Is a report true? What it measured is made again and compared."""
