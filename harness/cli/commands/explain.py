@@ -22,7 +22,11 @@ class ExplainOptions(SingleModelOptions):
     """The options of ``evalgpt explain``."""
 
     top: int = option(
-        "--top", type=click.IntRange(0, 1000), default=3, show_default=True, help="Likeliest tokens to list per step."
+        "--top",
+        type=click.IntRange(0, 1000),
+        default=3,
+        show_default=True,
+        help="Likeliest tokens to list after each input token.",
     )
     prefix: bool = option(
         "--prefix", is_flag=True, help="Put the model's BOS (or EOS) before each text, to predict all of its tokens."
