@@ -57,11 +57,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The model, so that it can be built again and recognised.
-
-    ``fingerprint`` is a hash of the weights. ``prefix_id`` is the token a protocol may put before a text. ``trained``
-    says whether the weights were loaded or drawn at random, null where that is not known.
-    """
+    """The model, so that it can be built again and recognised. ``fingerprint`` is a hash of the weights. ``prefix_id``
+    is the token a protocol may put before a text. ``trained`` says whether the weights were loaded or drawn at random,
+    null where that is not known."""
 
     spec: str
     name: str
@@ -102,7 +100,8 @@ class ProtocolInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Wall-clock seconds. ``computed_scores`` were computed, ``recalled_scores`` kept from an earlier run (None in
     reports that do not say; a sample's batches may hold more than it needed). ``tokens_per_second`` is of the computed,
-    ``fed_tokens_per_second`` of the tokens read for them, both over ``scoring_seconds``."""
+    ``fed_tokens_per_second`` of the tokens read for them, both over ``scoring_seconds``. ``failed_batch_tokens`` is the
+    size of the smallest batch that did not fit the memory, 0 where all fitted, None in reports that do not say."""
 
     encoding_seconds: float
     scoring_seconds: float
@@ -110,6 +109,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     fed_tokens_per_second: float
     computed_scores: int | None = None
     recalled_scores: int | None = None
+    failed_batch_tokens: int | None = None
 
 
 class Tokenized(msgspec.Struct, frozen=True, kw_only=True):

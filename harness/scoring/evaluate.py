@@ -28,7 +28,7 @@ from evalgpt.scoring.options import Changes, Options
 from evalgpt.scoring.sampling import until_precise
 from evalgpt.scoring.streaming import score_stream
 
-__all__ = ["Numbers", "assemble", "built_task", "evaluate", "is_memory_note", "numbers_of", "scorer_for", "verdicts_of"]
+__all__ = ["Numbers", "assemble", "built_task", "evaluate", "numbers_of", "scorer_for", "verdicts_of"]
 
 
 STREAMED = (
@@ -143,10 +143,10 @@ def _streamed(scorer: Scorer, task: Task, bound: Protocol, progress: Callable[[P
         peer={},
         task_metrics={},
         ledger=found.ledger,
-        notes=[STREAMED, *_too_short(bound, found.ledger), *notes_of(task), *_memory_note(scorer.size)],
+        notes=[STREAMED, *_too_short(bound, found.ledger), *notes_of(task)],
         verdicts=judge(scorer.model, found.metrics, found.ledger, useful, found.faults),
         batch_tokens=scorer.size.tokens,
-        timing=_timing(scorer.work, found.encoding_seconds, found.scoring_seconds),
+        timing=_timing(scorer.work, scorer.size, found.encoding_seconds, found.scoring_seconds),
         rows=[],
     )
 
@@ -164,11 +164,11 @@ def assemble(scorer: Scorer, task: Task, bound: Protocol, result: Result, *, tok
         peer=numbers.peer,
         task_metrics=numbers.task_metrics,
         ledger=numbers.ledger,
-        notes=[*numbers.notes, *notes_of(task), *_memory_note(scorer.size)],
+        notes=numbers.notes,
         verdicts=verdicts_of(model, bound, result.rows, numbers, part=sample is not None),
         sample=sample,
         batch_tokens=scorer.size.tokens,
-        timing=_timing(result.work, result.encoding_seconds, result.scoring_seconds),
+        timing=_timing(result.work, scorer.size, result.encoding_seconds, result.scoring_seconds),
         rows=[row_info(row, tokens=tokens) for row in result.rows],
     )
 
@@ -197,7 +197,7 @@ def numbers_of(protocol: Protocol, task: Task, rows: Sequence[Row], *, part: boo
         peer={} if part else _finite(_peer(protocol, rows)),
         task_metrics={} if part else _finite(metrics_of(task, rows)),
         ledger=counted,
-        notes=_notes(protocol, rows, counted, part),
+        notes=[*_notes(protocol, rows, counted, part), *notes_of(task)],
     )
 
 
@@ -223,7 +223,7 @@ def _by_split(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return splits
 
 
-def _timing(work: Work, encoding_seconds: float, scoring_seconds: float) -> Timing:
+def _timing(work: Work, size: BatchSize, encoding_seconds: float, scoring_seconds: float) -> Timing:
     seconds = max(scoring_seconds, 1e-9)
     return Timing(
         encoding_seconds=encoding_seconds,
@@ -232,20 +232,8 @@ def _timing(work: Work, encoding_seconds: float, scoring_seconds: float) -> Timi
         fed_tokens_per_second=work.fed_tokens / seconds,
         computed_scores=work.scores,
         recalled_scores=work.recalled,
+        failed_batch_tokens=size.failed or 0,
     )
-
-
-MEMORY_NOTE = "a batch of {} tokens did not fit the memory; the last ones had at most {}"
-
-
-def _memory_note(size: BatchSize) -> list[str]:
-    return [] if size.failed is None else [MEMORY_NOTE.format(size.failed, size.tokens)]
-
-
-def is_memory_note(note: str) -> bool:
-    """Whether ``note`` is about the memory of the run that made a report, and so need not hold for another run."""
-    numbers = [word for word in note.split() if word.isdecimal()]
-    return len(numbers) == 2 and MEMORY_NOTE.format(*numbers) == note
 
 
 def _too_short(protocol: Protocol, counted: Ledger) -> list[str]:

@@ -9,6 +9,7 @@ import evalgpt
 from evalgpt import EvaluationError, UsageError
 from evalgpt.cli import cli
 from evalgpt.scoring.batching import AUTO, BatchSize, Scorer, draw
+from evalgpt.views.wording.evaluation import sentences
 
 pytestmark = pytest.mark.numeric
 
@@ -60,10 +61,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(error):
     assert found.metrics == whole.metrics
     assert found.batch_tokens <= 70
     assert len(model.refused) <= 4  # 400, 200, 100 at the most: not one failure a batch
-    assert found.notes == [
-        f"a batch of {min(model.refused)} tokens did not fit the memory; the last ones had at most {found.batch_tokens}"
-    ]
-    assert whole.notes == []
+    assert (found.timing.failed_batch_tokens, whole.timing.failed_batch_tokens) == (min(model.refused), 0)
+    assert any(f" {min(model.refused)} tokens did not fit" in line for line in sentences(found))
+    assert not any("did not fit" in line for line in sentences(whole))
+    assert found.notes == whole.notes == []
 
 
 def test_a_window_that_does_not_fit_is_told_what_would():

@@ -245,6 +245,32 @@ def test_lists_that_do_not_fit_together_are_told(report, field):
         assert "rows[0].tokenized has lists that do not fit together" in result.output
 
 
+def test_the_memory_of_a_run_need_not_last():
+    """It is in the timing; earlier reports, whose timing does not say, have it at the end of their notes."""
+    evaluation = change(made(), "timing.failed_batch_tokens", 2048)
+    assert check(evaluation).largest == 0
+    note = f"a batch of 2048 tokens did not fit the memory; the last ones had at most {evaluation.batch_tokens}"
+    old = change(change(evaluation, "timing.failed_batch_tokens", None), "notes", [note])
+    assert check(old).largest == 0
+    for wrong in ([note, "all is well"], [note.replace("memory", "bill")], [note + "0"], [note, note]):
+        with pytest.raises(EvaluationError, match=r"numbers: notes.length"):
+            check(change(old, "notes", wrong))
+    with pytest.raises(EvaluationError, match=r"numbers: notes.length"):
+        check(change(evaluation, "notes", [note]))
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_what_a_task_says_of_its_texts_is_verified(tokens):
+    class Noted(Text):
+        notes = ("one file was left out",)
+
+    evaluation = made(task=Noted(), tokens=tokens)
+    assert evaluation.notes == ["one file was left out"]
+    check(evaluation, task=Noted())
+    with pytest.raises(EvaluationError, match=r"numbers: notes.length is 1 in the report and 0"):
+        check(evaluation)
+
+
 def test_a_shift_to_one_side_is_no_rounding():
     evaluation = change(made(), "model.dtype", "bfloat16")
     model = BytesModel(lambda c, t: hashed_loss(c, t) + 0.2)

@@ -17,7 +17,6 @@ from evalgpt.core.protocol import Protocol
 from evalgpt.report.describe import model_info
 from evalgpt.report.document import Evaluation, RowInfo, TaskInfo, Tokenized
 from evalgpt.scoring.engine import Place, Plan
-from evalgpt.scoring.evaluate import is_memory_note
 from evalgpt.scoring.sampling import Draw, drawn, keep_sample, replayed
 
 __all__ = [
@@ -38,6 +37,10 @@ __all__ = [
 
 SAME = 1e-9
 """Relative difference of a number from the one that the stored losses give: the order of a float64 sum."""
+
+
+OLD_MEMORY_NOTE = "a batch of {} tokens did not fit the memory; the last ones had at most {}"
+"""What reports said in their notes before they had ``timing.failed_batch_tokens``, with ``batch_tokens`` at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +216,7 @@ def check_numbers(evaluation: Evaluation, found: dict[str, Any], allowed: float 
     ``allowed`` says so, with those of losses scored now, counts exactly and others that far apart."""
     close, source = (SAME, "by the losses it keeps") if allowed is None else (allowed, "now")
     for name, now in found.items():
-        stored = _plain(getattr(evaluation, name))
-        if name == "notes":
-            stored = [note for note in stored if not is_memory_note(note)]  # of that run alone
+        stored = _plain(lasting_notes(evaluation) if name == "notes" else getattr(evaluation, name))
         for path, one, other in _leaves(name, stored, _plain(now)):
             if one == other:
                 continue
@@ -223,6 +224,17 @@ def check_numbers(evaluation: Evaluation, found: dict[str, Any], allowed: float 
             if real and None not in (one, other) and abs(one - other) <= close * max(abs(one), abs(other)):
                 continue
             raise EvaluationError(f"numbers: {path} is {one} in the report and {other} {source}")
+
+
+def lasting_notes(evaluation: Evaluation) -> list[str]:
+    """The notes but for that of the run's memory, which reports without ``timing.failed_batch_tokens`` keep at the
+    end."""
+    if evaluation.timing.failed_batch_tokens is None and evaluation.notes:
+        *notes, last = evaluation.notes
+        failed = next((word for word in last.split() if word.isdecimal()), None)
+        if last == OLD_MEMORY_NOTE.format(failed, evaluation.batch_tokens):
+            return notes
+    return evaluation.notes
 
 
 def _leaves(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:

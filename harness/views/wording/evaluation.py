@@ -28,6 +28,9 @@ def sentences(evaluation: Evaluation) -> Iterator[str]:
     yield _spread(evaluation.metrics.uncertainty)
     yield _ledger(evaluation)
     yield from evaluation.notes
+    if failed := evaluation.timing.failed_batch_tokens:
+        last = evaluation.batch_tokens
+        yield f"a batch of {failed} tokens did not fit the memory; the last ones had at most {last}"
     for verdict in evaluation.verdicts:
         yield f"! {verdict.message}"
 
