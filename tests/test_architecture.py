@@ -98,6 +98,7 @@ NAMED = {
     "core/protocol.py": ({"exact"}, "the default, for all who name it"),
     "cli/commands/train.py": ({"book"}, "the command's default: it trains as the course does"),
     "cli/commands/export.py": ({"lm-eval"}, "a file format of that name"),
+    "views/export/formats.py": ({"lm-eval"}, "a file format of that name"),
     "views/export/lm_eval.py": (
         {"lm-eval"},
         "a file format that says under which protocol its numbers are the tool's own",
