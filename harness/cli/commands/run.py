@@ -82,7 +82,7 @@ def run_all(state: State, options: RunOptions, output: Output) -> int:
     options.check(state.plugins)
     with options.open_cache() as cache:
         run = _Run(state, options, make_report([], output.targets.command), cache, (output, detail))
-        run.go()
+        run.evaluate_all()
     if run.report.evaluations:
         print_evaluations(run.report.evaluations, err=output.to_stdout)
         output.complete(run.report)
@@ -141,7 +141,7 @@ class _Run:
 
             self.detail = Collected(options.top)
 
-    def go(self) -> None:
+    def evaluate_all(self) -> None:
         pairs = [pair for spec in self.options.tasks if (pair := self._task(spec)) is not None]
         for spec in self.options.models if pairs else ():
             model = self._model(spec)

@@ -136,7 +136,7 @@ def begin_run(plugins: Plugins, given: Mapping[str, Any], output: Output, quiet:
         log = begin(model, task, protocol, settings, output.targets.command)
         for name in (LAST, BEST, LOG):  # of the run that is replaced; the log last, since it marks the folder as a run
             (folder / name).unlink(missing_ok=True)
-        _go(model, task, protocol, log, folder, quiet)
+        _train(model, task, protocol, log, folder, quiet)
     finally:
         if not any(folder.iterdir()):
             folder.rmdir()
@@ -177,7 +177,7 @@ def resume_run(plugins: Plugins, run: str, quiet: bool) -> None:
     _warn_of_other_versions(log, model)
     finished = len(log.updates.loss) >= log.total_updates
     remove_leftovers(folder)
-    _go(model, task, protocol, log, folder, quiet)
+    _train(model, task, protocol, log, folder, quiet)
     if finished:
         click.echo("This run is complete; to train longer, begin another with more --epochs or --steps.", err=True)
 
@@ -192,7 +192,7 @@ def _build(plugins: Plugins, settings: Settings, quiet: bool) -> tuple[Model, Ta
     return model, task, bind(protocol, model)
 
 
-def _go(model: Model, task: Task, protocol: Protocol, log: Training, folder: Path, quiet: bool) -> None:
+def _train(model: Model, task: Task, protocol: Protocol, log: Training, folder: Path, quiet: bool) -> None:
     from evalgpt.cli.training_screen import Screen, print_summary
     from evalgpt.studies.training.loop import train
 
