@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.models import BytesModel, hashed_loss, uniform_loss
 
@@ -12,7 +12,7 @@ import evalgpt
 from evalgpt import Document, EvaluationError, Task, TokenScores, UsageError
 from evalgpt.core.plugins import load_plugins
 from evalgpt.scoring.batching import BatchSize, Scorer, batches
-from evalgpt.scoring.engine import score_documents
+from evalgpt.scoring.engine import Reporter, answer_batches, score_documents
 
 pytestmark = pytest.mark.numeric
 
@@ -38,6 +38,7 @@ def test_batches_hold_every_window_once_within_the_bound(lengths, bound):
     assert sizes == sorted(sizes, reverse=True)
 
 
+@settings(deadline=None)  # the first example loads the plugins
 @given(st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=6), st.integers(1, 100))
 def test_what_is_in_a_batch_changes_no_number(texts, batch_tokens):
     if sum(len(text.encode()) for text in texts) < 2:
@@ -172,3 +173,27 @@ def test_task_metrics_are_reported():
             return {"rows": float(len(list(rows)))}
 
     assert evalgpt.evaluate(BytesModel(), Counting("ab", "cd")).task_metrics == {"rows": 2.0}
+
+
+def test_progress_is_told_after_each_batch_and_a_batch_is_asked_for_when_the_last_is_answered():
+    windows = [evalgpt.Window([0] * (n + 1), 1) for n in (3, 1, 2)]
+    told, asked = [], []
+
+    def batches():
+        for batch in ([2, 0], [1]):
+            asked.append(batch)
+            yield batch
+
+    def answer(batch):
+        return [np.full(len(windows[i].ids) - 1, i, np.float32) for i in batch]
+
+    found = answer_batches(batches(), answer, Reporter(told.append, windows, lambda losses: losses))
+    assert next(found)[0] == 2
+    assert (asked, told) == ([[2, 0]], [])
+    assert [number for number, _ in found] == [0, 1]
+    assert [(p.done, p.total, p.loss) for p in told] == [(5, 6, 4 / 5), (6, 6, 5 / 6)]
+
+
+def test_a_batch_with_an_answer_too_few_is_an_error():
+    with pytest.raises(ValueError, match="shorter"):
+        list(answer_batches([[0, 1]], lambda batch: [1]))
