@@ -187,3 +187,15 @@ def test_all_is_what_there_is():
     assert evalgpt.__version__
     with pytest.raises(AttributeError, match="no attribute"):
         _ = evalgpt.nothing
+
+
+def test_no_test_is_skipped_for_want_of_a_file_of_ours():
+    found = []
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        for name in re.findall(r"""importorskip\(["']([\w.]+)""", path.read_text()):
+            known = name.startswith("support.") and (Path(__file__).parent / f"{name.replace('.', '/')}.py").is_file()
+            if not known and any(
+                (path.parent / f"{name}.py").is_file() or p.stem == name for p in Path(__file__).parent.rglob("*.py")
+            ):
+                found.append((path.name, name))
+    assert found == []

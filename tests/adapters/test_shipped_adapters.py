@@ -85,5 +85,5 @@ def _two_folders(tmp_path, save):
 
 def pytest_generate_tests(metafunc):
     if "architecture" in metafunc.fixturenames:
-        hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
+        hf_models = pytest.importorskip("support.hf_models", reason="needs the extra hf")
         metafunc.parametrize("architecture", hf_models.ARCHITECTURES)

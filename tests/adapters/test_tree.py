@@ -138,7 +138,7 @@ a state space reads one token after another."""
 
 def pytest_generate_tests(metafunc):
     if "architecture" in metafunc.fixturenames:
-        hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
+        hf_models = pytest.importorskip("support.hf_models", reason="needs the extra hf")
         metafunc.parametrize("architecture", hf_models.ARCHITECTURES)
 
 

@@ -319,7 +319,7 @@ def test_clear_where_there_is_no_folder(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_cached_hf_report_is_the_fresh_one(tmp_path):
-    hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
+    hf_models = pytest.importorskip("support.hf_models", reason="needs the extra hf")
     hf_models.save(tmp_path)
     reports = [measured(hf_models.build(tmp_path), "exact") for _ in range(2)]
     assert reports[1].timing.computed_scores == 0

@@ -79,7 +79,7 @@ def test_every_step_is_what_torch_makes_of_the_logits(keys, prefix):
 
 @pytest.mark.slow
 def test_full_logits_of_transformers(tmp_path):
-    hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
+    hf_models = pytest.importorskip("support.hf_models", reason="needs the extra hf")
     reference = hf_models.save(tmp_path)
     model = hf_models.build(tmp_path)
     for spec in (model, hf_models.build(tmp_path, tiled="false")):

@@ -77,7 +77,7 @@ def test_log_probabilities_are_what_score_says(small):
 @pytest.mark.slow
 @pytest.mark.parametrize("tiled", ["true", "false"])
 def test_both_kinds_of_torch_model_give_the_last_logits(tmp_path, tiled):
-    hf_models = pytest.importorskip("hf_models", reason="needs the extra hf")
+    hf_models = pytest.importorskip("support.hf_models", reason="needs the extra hf")
     reference = hf_models.save(tmp_path)
     model = hf_models.build(tmp_path, tiled=tiled)
     assert model.plain == (tiled == "false")
