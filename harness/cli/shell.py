@@ -85,7 +85,11 @@ class Cli(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
+        try:
+            name, command, rest = super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:  # click knows no command that is imported when it is called
+            known = self.list_commands(ctx)
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=known, ctx=ctx) from None
         if name not in self.lazy and command is not None and command not in self.commands.values():
             release()
         return name, command, rest
@@ -143,7 +147,9 @@ def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
         raise
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "evalgpt"
-        raise Failure(f"{error.format_message().rstrip('.')}. See {where} --help", 2) from None
+        message = error.format_message().rstrip(".")
+        stop = "" if message.endswith("?") else "."
+        raise Failure(f"{message}{stop} See {where} --help", 2) from None
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:
