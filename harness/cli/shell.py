@@ -92,6 +92,8 @@ class Cli(click.Group):
             raise click.exceptions.NoSuchCommand(error.command_name, possibilities=known, ctx=ctx) from None
         if name not in self.lazy and command is not None and command not in self.commands.values():
             release()
+        elif command is not None and not ctx.resilient_parsing:
+            _check_given_once(command.context_class(command, info_name=name, parent=ctx), rest)
         return name, command, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -136,6 +138,19 @@ class Cli(click.Group):
                     raise UsageError(f"plugin {name} adds the command {command!r}, which is there already")
             commands |= group.commands
         return commands
+
+
+def _check_given_once(ctx: click.Context, args: list[str]) -> None:
+    """Refuse an option that takes one value and is given twice, of which click would take the last without a word."""
+    _, _, given = ctx.command.make_parser(ctx).parse_args(args=list(args))
+    seen: set[str] = set()
+    for option in given:
+        if not isinstance(option, click.Option) or option.is_flag or option.multiple or option.count:
+            continue
+        name = max(option.opts, key=len)
+        if name in seen:
+            raise click.UsageError(f"Option {name!r} takes one value and is given twice", ctx)
+        seen.add(name)
 
 
 @contextlib.contextmanager

@@ -42,3 +42,11 @@ def test_a_text_that_is_the_name_of_a_file_gets_a_note(here, args):
         result = evalgpt(*args, "-q", "-m", MODEL, text)
         assert result.exit_code == 0, result.stderr
         assert ("- < book.txt" in result.stderr) == noted
+
+
+@pytest.mark.parametrize("twice", [["-o", "a.json", "--output", "b.json"], ["-p", "exact", "--protocol=book"]])
+def test_an_option_of_one_value_is_not_given_twice(here, twice):
+    result = evalgpt("run", "-q", "-q", "-m", MODEL, "-t", "text:book.txt", *twice)
+    assert result.exit_code == 2
+    assert "given twice" in result.stderr
+    assert not Path("b.json").exists()
