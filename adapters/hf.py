@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 
 from evalgpt.core import EvaluationError, Model, UsageError
-from evalgpt.core.hooks import Register, hookimpl
+from evalgpt.core.hooks import Register, hookimpl, reads
+from evalgpt.core.specs import Spec
 
 __all__ = ["make_hf", "make_smollm2"]
 
@@ -14,6 +15,18 @@ __all__ = ["make_hf", "make_smollm2"]
 EXTRA = "install evalgpt's extra hf: pip install 'evalgpt[hf]', or '.[hf]' in a clone of it"
 
 
+def _spec_of(path: str) -> str | None:
+    """The spec of a folder with a model's configuration, of a file in one, or of a GGUF file."""
+    found = Path(path)
+    folder = found if found.is_dir() else found.parent
+    shown = str(folder) if folder.is_absolute() or str(folder).startswith(".") else f"./{folder}"
+    if found.is_file() and found.suffix.lower() == ".gguf":
+        return str(Spec("hf", shown, {"gguf": found.name}))
+    known = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return str(Spec("hf", shown)) if known and (found.is_dir() or found.suffix == ".safetensors") else None
+
+
+@reads(_spec_of)
 def make_hf(
     argument: str | None,
     *,

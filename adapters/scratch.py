@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from evalgpt.core import Model, UsageError
-from evalgpt.core.hooks import Register, hookimpl
+from evalgpt.core.hooks import Register, hookimpl, reads
+from evalgpt.core.specs import Spec
 
 __all__ = ["PRESETS", "make_scratch"]
 
@@ -28,6 +29,21 @@ REST: dict[str, int | float | bool] = {
 """The fields that are the same for every preset."""
 
 
+BEST = "best.safetensors"
+"""The checkpoint that ``evalgpt train`` keeps in its folder for the lowest validation loss."""
+
+
+def _spec_of(path: str) -> str | None:
+    """The spec of a checkpoint, or of the best one in the folder of a training run; other tools' folders are theirs."""
+    found = Path(path)
+    if (found / BEST).is_file():
+        found /= BEST
+    elif not (found.is_file() and found.suffix.lower() in (".safetensors", ".pt", ".pth")):
+        return None
+    return None if (found.parent / "config.json").is_file() else str(Spec("scratch", options={"weights": str(found)}))
+
+
+@reads(_spec_of)
 def make_scratch(
     argument: str | None,
     *,
@@ -49,7 +65,12 @@ def make_scratch(
     context_length=256, emb_dim=768, n_heads=12, n_layers=12, drop_rate=0.1, qkv_bias=false.
     """
     if argument is not None and argument not in PRESETS:
-        raise UsageError(f"model 'scratch' has no preset {argument!r}; known: {', '.join(PRESETS)}")
+        spec = _spec_of(argument)
+        hint = "" if spec is None else f"; for a checkpoint write {spec}"
+        raise UsageError(f"model 'scratch' has no preset {argument!r}{hint}; known: {', '.join(PRESETS)}")
+    if weights is not None and (Path(weights) / BEST).is_file():
+        best = Spec("scratch", argument, {"weights": str(Path(weights) / BEST)})
+        raise UsageError(f"model 'scratch': {weights} is a folder; for its best checkpoint write {best}")
     size: dict[str, int | None] = {"emb_dim": emb_dim, "n_heads": n_heads, "n_layers": n_layers}
     if argument is not None:
         size = {key: PRESETS[argument][key] if value is None else value for key, value in size.items()}

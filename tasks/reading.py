@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -180,7 +181,9 @@ def jsonl(lines: Iterable[str], path: str) -> Iterator[tuple[int, dict[str, obje
             record = load_json(line)
         except (ValueError, RecursionError) as error:
             returns = f"; {CARRIAGE_RETURNS}" if "\r" in line.strip() else ""
-            raise EvaluationError(f"{path}, line {number} is not JSON: {error}{returns}") from None
+            # The decoder counts lines of its own, within this one.
+            why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise EvaluationError(f"{path}, line {number} is not JSON: {why}{returns}") from None
         if not isinstance(record, dict):
             raise EvaluationError(f"{path}, line {number} is not a JSON object")
         yield number, record

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
 from evalgpt.core.finding import Found, files_in_folder, files_of_glob, has_wildcard
-from evalgpt.core.hooks import Register, hookimpl
+from evalgpt.core.hooks import Register, hookimpl, reads
+from evalgpt.core.specs import Spec
 from evalgpt.tasks.formats import (
     RECORDS,
     Record,
@@ -156,6 +157,7 @@ def _size(path: str) -> int:
     return Path(path).stat().st_size * (3 if is_compressed(path) else 1)
 
 
+@reads(lambda path: str(Spec("text", path)))
 def make_text(argument: str | None, *, field: str | None = None, hidden: bool = False, skip: bool = False) -> Task:
     """Your own text, text:PATH: file, folder, glob, - for stdin; JSONL, JSON, CSV, TSV, Parquet by field=NAME."""
     if argument is None:

@@ -6,6 +6,7 @@ object. A new command that runs models on tasks needs one line, ``@takes(Scoring
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,13 +46,20 @@ __all__ = [
 
 
 def given_text(texts: Sequence[str]) -> list[str]:
-    """The texts, with standard input in the place of ``-``.
+    """The texts, with standard input in the place of ``-``. A text that is the name of a file gets a note.
 
     Raises:
         UsageError: ``-`` is there twice. EvaluationError: standard input is not UTF-8.
     """
     if list(texts).count("-") > 1:
         raise UsageError("standard input can be read once; give - once")
+    for text in texts:
+        if text != "-" and os.path.isfile(text):  # noqa: PTH113 - a text too long for a path is no error here
+            click.echo(
+                f"evalgpt: note: {visible(text)} is a file, and its name is taken as the text; its contents are read "
+                f"with - < {visible(text)}",
+                err=True,
+            )
     return [_standard_input() if text == "-" else text for text in texts]
 
 

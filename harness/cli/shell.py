@@ -85,9 +85,15 @@ class Cli(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
+        try:
+            name, command, rest = super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:  # click knows no command that is imported when it is called
+            known = self.list_commands(ctx)
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=known, ctx=ctx) from None
         if name not in self.lazy and command is not None and command not in self.commands.values():
             release()
+        elif command is not None and not ctx.resilient_parsing:
+            _check_given_once(command.context_class(command, info_name=name, parent=ctx), rest)
         return name, command, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -134,6 +140,19 @@ class Cli(click.Group):
         return commands
 
 
+def _check_given_once(ctx: click.Context, args: list[str]) -> None:
+    """Refuse an option that takes one value and is given twice, of which click would take the last without a word."""
+    _, _, given = ctx.command.make_parser(ctx).parse_args(args=list(args))
+    seen: set[str] = set()
+    for option in given:
+        if not isinstance(option, click.Option) or option.is_flag or option.multiple or option.count:
+            continue
+        name = max(option.opts, key=len)
+        if name in seen:
+            raise click.UsageError(f"Option {name!r} takes one value and is given twice", ctx)
+        seen.add(name)
+
+
 @contextlib.contextmanager
 def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
     """Turn what is raised inside into one line and an exit code, unless ``debug()``."""
@@ -143,7 +162,9 @@ def _in_one_line(debug: Callable[[], bool]) -> Iterator[None]:
         raise
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "evalgpt"
-        raise Failure(f"{error.format_message().rstrip('.')}. See {where} --help", 2) from None
+        message = error.format_message().rstrip(".")
+        stop = "" if message.endswith("?") else "."
+        raise Failure(f"{message}{stop} See {where} --help", 2) from None
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:

@@ -10,7 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-__all__ = ["Factory", "Register", "hookimpl", "hookspec"]
+__all__ = ["Factory", "Register", "hookimpl", "hookspec", "reads"]
 
 
 GROUP = "evalgpt"
@@ -20,7 +20,8 @@ Factory = Callable[..., Any]
 
 ``argument`` is the text after the colon or None. The keyword-only parameters are the keys a spec may give; their
 annotations (int, float, bool, str, or one of these with None) convert the values. What is heavy is imported
-inside. The first line of its docstring is what listings show.
+inside. The first line of its docstring is what listings show. Its attribute ``reads``, which it
+may have, gives the spec that reads a path, or None: see :func:`reads`.
 """
 
 Register = Callable[[str, Factory], None]
@@ -41,6 +42,20 @@ def hookspec(function: F) -> F:
 def hookimpl(function: F) -> F:
     """Mark a plugin's function as its implementation of the hook of the same name."""
     return _impl(function)
+
+
+def reads(spec_of: Callable[[str], str | None]) -> Callable[[F], F]:
+    """Say how a spec of this factory reads a path: the error for a path given as a name then shows that spec.
+
+    ``spec_of`` gets the path of a file or folder that is there, and returns the spec, or None for what the factory does
+    not read.
+    """
+
+    def add(factory: F) -> F:
+        vars(factory)["reads"] = spec_of
+        return factory
+
+    return add
 
 
 @hookspec

@@ -23,7 +23,7 @@ from evalgpt.core import hooks
 from evalgpt.core.errors import EvalgptError, UsageError
 from evalgpt.core.guard import calling, described, reason
 from evalgpt.core.model import Model
-from evalgpt.core.specs import Spec, check_commas, options_of, parse, resolve, with_home
+from evalgpt.core.specs import Spec, check_commas, how_to_read, options_of, parse, resolve, with_home
 from evalgpt.core.streams import foreign
 from evalgpt.core.task import Task
 from evalgpt.core.text import printable
@@ -92,13 +92,15 @@ class Plugins:
         """The entry called ``name``.
 
         Raises:
-            UsageError: there is none; the message lists the names there are.
+            UsageError: there is none; the message lists the names there are. Where ``name`` is a path, it shows the
+                spec that reads it.
         """
         known = self.entries[kind]
         if name in known:
             return known[name]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = how_to_read(name, {entry.name: entry.factory for entry in known.values()}) or hint
         raise UsageError(f"unknown {kind} {name!r}; {hint}known: {', '.join(sorted(known))}; --plugin loads others")
 
     def check(self, kind: str, spec: str, given: Mapping[str, object] | None = None) -> None:
@@ -288,7 +290,12 @@ def _import(name: str) -> ModuleType:
     if path.is_dir():
         raise UsageError(f"plugin {name} is a folder; give a .py file or the name of an installed module")
     if path.suffix != ".py":
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except (ModuleNotFoundError, TypeError) as error:  # TypeError: a name that begins with a dot
+            if getattr(error, "name", None) in (None, name) and Path(f"{name}.py").is_file():
+                raise UsageError(f"plugin {name}: there is no such module; for the file write {name}.py") from None
+            raise
     if not path.is_file():
         raise UsageError(f"plugin {name}: there is no such file")
     module_name = f"evalgpt_plugin_{path.stem}"

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from evalgpt.core.errors import UsageError
+from evalgpt.core.guard import calling
 from evalgpt.core.hooks import Factory
 from evalgpt.core.text import printable
 
-__all__ = ["Spec", "check_commas", "options_of", "parse", "resolve", "with_home"]
+__all__ = ["Spec", "check_commas", "how_to_read", "options_of", "parse", "resolve", "with_home"]
 
 
 _OPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
@@ -139,6 +140,26 @@ def resolve(kind: str, spec: Spec, factory: Factory, given: Mapping[str, object]
     if missing:
         raise UsageError(f"{who} needs {missing[0]}=...; write {spec.name}:{missing[0]}=VALUE")
     return options
+
+
+def how_to_read(name: str, factories: Mapping[str, Factory]) -> str:
+    """The specs that read the path ``name``, as an error shows them; empty where there is no such file or folder, or
+    none of the ``factories`` says that it reads it.
+
+    Raises:
+        EvaluationError: a factory's ``reads`` raised.
+    """
+    if not os.path.exists(name):  # noqa: PTH110 - a name too long for a path is no error here
+        return ""
+    specs = []
+    for factory_name, factory in factories.items():
+        reads = getattr(factory, "reads", None)
+        if callable(reads):
+            with calling(f"{factory_name!r}", "its reads"):
+                specs.append(reads(name))
+    named = " or ".join(spec for spec in specs if isinstance(spec, str))
+    what = "folder" if os.path.isdir(name) else "file"  # noqa: PTH112
+    return f"for the {what} of that name write {named}; " if named else ""
 
 
 def with_home(spec: Spec) -> Spec:

@@ -16,6 +16,7 @@ from evalgpt.core import EvaluationError, UsageError
 __all__ = [
     "BOM",
     "STDOUT",
+    "TRAINING_LOG",
     "check_writable",
     "is_stream",
     "read_bytes",
@@ -31,6 +32,9 @@ TEMPORARY = ".evalgpt-"
 
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 """Names of standard output; what is printed besides then goes to standard error."""
+
+TRAINING_LOG = "training.json"
+"""The file that makes a folder that of a training run."""
 
 BOM = codecs.BOM_UTF8
 
@@ -81,6 +85,11 @@ def read_bytes(path: str, what: str) -> bytes:
         return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         name = "standard input" if path == "-" else path
+        if (Path(path) / TRAINING_LOG).is_file():
+            raise UsageError(
+                f"{path} is the folder of a training run, not {what.replace('the ', 'a ', 1)}; evalgpt html {path} "
+                f"shows it, and evalgpt run makes a report of a checkpoint in it"
+            ) from None
         raise UsageError(f"cannot read {what} {name}: {error.strerror}") from None
 
 

@@ -29,6 +29,9 @@ _FIRST = re.compile(rb'\s*\{\s*"schema"\s*:\s*"evalgpt\.')
 MADE = {".json", ".html", ".npz", ".parquet"}
 """Suffixes of what evalgpt writes into a folder that it may read as well; such a file is known by its contents."""
 
+SILENT = {"-q", "--quiet", "--debug"}
+"""Flags that say what the terminal shows, never what a document holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Existing:
@@ -94,7 +97,7 @@ def document_kind(name: str) -> Kind:
     return Kind(what, find)
 
 
-def marked_kind(what: str, begins: bytes, *, replaceable: bool = False) -> Kind:
+def marked_kind(what: str, begins: bytes) -> Kind:
     """A kind of text that has no schema and ``begins`` always alike."""
 
     def find(path: str) -> Existing | None:
@@ -103,7 +106,7 @@ def marked_kind(what: str, begins: bytes, *, replaceable: bool = False) -> Kind:
                 ours = file.read(len(begins)) == begins
         except OSError:
             return None
-        return Existing(what, replaceable=replaceable) if ours else None
+        return Existing(what) if ours else None
 
     return Kind(what, find)
 
@@ -154,12 +157,17 @@ class Targets:
                     raise UsageError(f"{path} would be written over a file of {spec}, which this command reads")
 
     def _wrote(self, found: Existing) -> bool:
-        return found.command is not None and own_command(found.command) == own_command(self.command)
+        return found.command is not None and _measuring(found.command) == _measuring(self.command)
 
 
 def own_command(command: Sequence[str]) -> list[str]:
     """The command line as documents keep it: UTF-8, and without the flag that only says what it may replace."""
     return [os.fsencode(word).decode(errors="replace") for word in command if word != "--overwrite"]
+
+
+def _measuring(command: Sequence[str]) -> list[str]:
+    """The command line without the flags that change nothing in a document, by which two commands are compared."""
+    return [word for word in own_command(command) if word not in SILENT]
 
 
 def check_distinct(*paths: str) -> None:

@@ -81,6 +81,29 @@ def test_a_report_is_replaced_by_its_own_command_or_on_request(here):
         assert evalgpt(*command).exit_code == 0
 
 
+def test_flags_for_the_terminal_do_not_make_another_command(here):
+    rest = ["--no-cache", "-m", MODEL, "-t", "text:a.txt", "-o", "r.json"]
+    for flags in (["-q"], [], ["--quiet", "--debug"]):
+        assert evalgpt("run", *flags, *rest).exit_code == 0
+    refused(evalgpt("run", "--context", "8", *rest), "--overwrite")
+
+
+def test_a_page_of_other_files_is_kept(here):
+    pytest.importorskip("jinja2", reason="a page needs evalgpt's extra html")
+    for name in ("a--b.json", "b.json"):
+        assert evalgpt(*RUN, "-t", "text:a.txt", "-o", name).exit_code == 0
+    both = ["html", "a--b.json", "b.json", "-o", "p.html"]
+    assert evalgpt(*both).exit_code == 0
+    kept = Path("p.html").read_bytes()
+    assert b"a--b" not in kept.splitlines()[2]  # it would end the comment
+    refused(evalgpt("html", "b.json", "-o", "p.html"), "html a--b.json b.json", "--overwrite")
+    assert Path("p.html").read_bytes() == kept
+    assert evalgpt(*both, "--title", "Again").exit_code == 0  # of the same files
+    assert evalgpt("html", "b.json", "-o", "p.html", "--overwrite").exit_code == 0
+    Path("p.html").write_bytes(b"".join(kept.splitlines(keepends=True)[:2]))  # of a version that did not say
+    refused(evalgpt(*both), "--overwrite")
+
+
 def test_a_report_with_a_byte_order_mark_is_read_and_known(here):
     assert evalgpt(*RUN, "-t", "text:a.txt", "-o", "r.json").exit_code == 0
     data = Path("r.json").read_bytes()

@@ -206,9 +206,9 @@ def test_bad_limits_are_told(monkeypatch):
 def test_the_commands_say_use_and_clear():
     run = ["run", "-m", MODEL, "-t", "pairs"]
     assert "0 windows, 0.0 MiB of 1024" in CliRunner().invoke(cli, ["cache"]).stdout
-    assert "earlier run" not in CliRunner().invoke(cli, run).stdout
-    assert "all losses kept from an earlier run" in CliRunner().invoke(cli, run).stdout
-    assert "earlier run" not in CliRunner().invoke(cli, [*run, "--no-cache"]).stdout
+    assert "from the cache" not in CliRunner().invoke(cli, run).stdout
+    assert "all losses from the cache" in CliRunner().invoke(cli, run).stdout
+    assert "from the cache" not in CliRunner().invoke(cli, [*run, "--no-cache"]).stdout
     assert ": 2 windows, " in CliRunner().invoke(cli, ["cache", "info"]).stdout
     assert "2 windows, " in CliRunner().invoke(cli, ["cache", "clear"]).stdout
     assert ": 0 windows, " in CliRunner().invoke(cli, ["cache"]).stdout

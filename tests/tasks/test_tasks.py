@@ -313,3 +313,11 @@ def test_a_folder_without_text_says_what_was_looked_for(tmp_path):
 def test_a_path_that_is_not_there_is_refused(spec, says):
     with pytest.raises(UsageError, match=re.escape(says)):
         documents(spec)
+
+
+def test_a_line_that_is_not_json_is_named_by_one_number(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text" 3}\n')
+    with pytest.raises(EvaluationError, match="line 2 is not JSON") as refused:
+        list(load_plugins().task(f"text:{tmp_path}/bad.jsonl").documents())
+    assert str(refused.value).count(" line ") == 1
+    assert "column 9" in str(refused.value)

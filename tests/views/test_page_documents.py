@@ -149,9 +149,11 @@ def test_the_command_takes_all_kinds_in_any_order_and_the_folder_of_a_run(saved,
     folder.mkdir()
     saved["log"].rename(folder / "training.json")
     assert run(folder).exit_code == 0
-    assert (folder / "training.html").read_bytes() == build_page([], trainings=[log])
+    assert (folder / "training.html").read_bytes() == build_page(
+        [], trainings=[log], sources=[str(folder / "training.json")]
+    )
     piped = run("-", "-o", "-", input=saved["walk"].read_bytes())
-    assert piped.stdout_bytes == build_page([], explanations=[explanation()])
+    assert piped.stdout_bytes == build_page([], explanations=[explanation()], sources=["-"])
 
 
 def changed(**fields):

@@ -13,7 +13,6 @@ from evalgpt.cli.output import Output, output_file
 from evalgpt.core import UsageError
 from evalgpt.core.text import printable, visible
 from evalgpt.report.files import is_stream
-from evalgpt.report.targets import marked_kind
 
 if TYPE_CHECKING:
     from evalgpt.report.detail import RowDetail
@@ -48,7 +47,7 @@ def write_page(paths: Sequence[str], output: Output, title: str | None) -> None:
         UsageError: a document cannot be read or shown, the page cannot be written, or the extra ``html`` is missing.
     """
     try:
-        from evalgpt.views.page.build import BEGINS, build_page
+        from evalgpt.views.page.build import build_page, page_kind
     except ModuleNotFoundError as error:
         raise UsageError(
             f"a page needs {error.name}, which is not installed; install evalgpt's extra html: "
@@ -61,7 +60,7 @@ def write_page(paths: Sequence[str], output: Output, title: str | None) -> None:
 
     paths = [file_of(path) for path in paths]
     output = output.reading(files=paths).at(
-        output.path if output.path is not None else _beside(paths[0]), marked_kind("a page", BEGINS, replaceable=True)
+        output.path if output.path is not None else _beside(paths[0]), page_kind(paths)
     )
     output.check()
     documents = [read_document(path) for path in paths]
@@ -74,6 +73,7 @@ def write_page(paths: Sequence[str], output: Output, title: str | None) -> None:
         title=None if title is None else printable(title),
         explanations=[document for document in documents if isinstance(document, Explanation)],
         trainings=[document for document in documents if isinstance(document, Training)],
+        sources=paths,
     )
     output.write(data)
 

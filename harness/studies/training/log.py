@@ -9,7 +9,7 @@ import msgspec
 
 from evalgpt.core import UsageError
 from evalgpt.report.document import ModelInfo, ProtocolInfo, Run, TaskInfo, decode_as, to_json
-from evalgpt.report.files import BOM, write_bytes
+from evalgpt.report.files import BOM, TRAINING_LOG, write_bytes
 
 __all__ = [
     "BEST",
@@ -30,7 +30,7 @@ __all__ = [
 
 SCHEMA: Final = "evalgpt.training/1"
 
-LOG, BEST, LAST = "training.json", "best.safetensors", "last.safetensors"
+LOG, BEST, LAST = TRAINING_LOG, "best.safetensors", "last.safetensors"
 """The files of a run, in its folder."""
 
 

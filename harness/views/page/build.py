@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,6 +17,7 @@ from markupsafe import Markup
 from evalgpt.core import UsageError
 from evalgpt.report.detail import RowDetail
 from evalgpt.report.document import Evaluation, Report
+from evalgpt.report.targets import Existing, Kind
 from evalgpt.studies.compare.comparison import pairs_of
 from evalgpt.studies.explanation import Explanation
 from evalgpt.studies.training.log import Training
@@ -25,11 +28,14 @@ from evalgpt.views.page.evaluation import EvaluationView, evaluation_view
 from evalgpt.views.page.explanation import walk_view
 from evalgpt.views.page.training import training_view
 
-__all__ = ["BEGINS", "build_page"]
+__all__ = ["BEGINS", "build_page", "page_kind"]
 
 
 BEGINS = b"<!doctype html>\n<!-- a page of evalgpt -->\n"
 """How every page begins, and none but a page."""
+
+SOURCES = b"<!-- made from "
+"""How the next line begins where the page says which files it was made from."""
 
 
 def build_page(
@@ -39,11 +45,13 @@ def build_page(
     *,
     explanations: Sequence[Explanation] = (),
     trainings: Sequence[Training] = (),
+    sources: Sequence[str] = (),
 ) -> bytes:
     """The page of ``reports``, ``explanations`` and ``trainings``, UTF-8. The same documents give the same bytes.
 
     ``details`` has, for each report, what is known of single tokens, by (number of the evaluation, number of the row).
-    Evaluations of the same text under the same protocol are compared with the first.
+    Evaluations of the same text under the same protocol are compared with the first. ``sources`` names the files of the
+    documents, for :func:`page_kind`.
 
     Raises:
         UsageError: there is nothing to show, or a report does not fit together.
@@ -76,7 +84,42 @@ def build_page(
             trainings=[training_view(found, f"t{number}") for number, found in enumerate(trainings, 1)],
         )
     )
-    return BEGINS + page.encode()
+    return BEGINS + _line_of(sources) + page.encode()
+
+
+def page_kind(sources: Sequence[str]) -> Kind:
+    """The kind of a page. One that was made from the files ``sources`` is made again, so no flag is needed to replace
+    it; one of other files, or that does not say of which, is another page."""
+
+    def find(path: str) -> Existing | None:
+        try:
+            with Path(path).open("rb") as file:
+                if file.read(len(BEGINS)) != BEGINS:
+                    return None
+                line = file.readline()
+        except OSError:
+            return None
+        made_from = _sources_in(line)
+        command = None if made_from is None else ("evalgpt", "html", *made_from)
+        return Existing("a page", command, replaceable=bool(sources) and line == _line_of(sources))
+
+    return Kind("a page", find)
+
+
+def _line_of(sources: Sequence[str]) -> bytes:
+    """A comment with ``sources`` as JSON, in ASCII; ``-`` and ``>`` are spelled out, as they could end a comment."""
+    if not sources:
+        return b""
+    named = json.dumps(list(sources)).replace("-", "\\u002d").replace(">", "\\u003e")
+    return SOURCES + named.encode() + b" -->\n"
+
+
+def _sources_in(line: bytes) -> list[str] | None:
+    try:
+        found = json.loads(line.removeprefix(SOURCES).removesuffix(b" -->\n"))
+    except (ValueError, RecursionError):
+        return None
+    return [str(path) for path in found] if line.startswith(SOURCES) and isinstance(found, list) else None
 
 
 def _comparisons(

@@ -40,6 +40,8 @@ def in_words(perplexity: float | None, vocabulary: int) -> str:
         return f"less certain than a guess among all {vocabulary:,} tokens could ever be"
     among = f"{perplexity:,.0f}" if perplexity >= 100 else f"{perplexity:.3g}"
     if perplexity > vocabulary:
+        if among == f"{vocabulary:,}":
+            return f"as uncertain as choosing among all {among} tokens, or a little more"
         return f"as uncertain as choosing among {among} tokens, more than the {vocabulary:,} there are"
     return f"as uncertain as choosing among {among} of {vocabulary:,} tokens"
 
@@ -101,10 +103,13 @@ def _ledger(evaluation: Evaluation) -> str:
         line += f" ({', '.join(parts)})"
     if ledger.context is not None:
         c = ledger.context
-        line += f"; each after {c.smallest} to {c.largest} tokens, {c.median:g} in the median"
+        if c.smallest == c.largest:
+            line += f"; each after {c.largest} token{'' if c.largest == 1 else 's'}"
+        else:
+            line += f"; each after {c.smallest} to {c.largest} tokens, {c.median:g} in the median"
     recalled, computed = evaluation.timing.recalled_scores, evaluation.timing.computed_scores
     if recalled:
-        line += f"; {min(recalled, ledger.scores) if computed else 'all'} losses kept from an earlier run"
+        line += f"; {min(recalled, ledger.scores) if computed else 'all'} losses from the cache"
     return line if computed == 0 else f"{line}; {evaluation.timing.tokens_per_second:,.0f} tokens/s"
 
 
