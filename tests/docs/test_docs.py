@@ -51,7 +51,7 @@ def test_commands_and_options_named_in_the_docs_exist(page):
 
 def test_every_registered_protocol_is_in_the_readme():
     for name in load_plugins().entries["protocol"]:
-        assert f"`{name}`" in README
+        assert f"`{name}`" in README, f"add a row for {name} to the table of protocols in README.md"
 
 
 def test_every_hook_is_documented_with_its_arguments():
@@ -118,7 +118,7 @@ def test_the_conformance_example_passes():
 def test_the_page_of_differences_has_every_protocol_and_number():
     page = (ROOT / "docs/why.md").read_text(encoding="utf-8")
     for name in load_plugins().entries["protocol"]:
-        assert f"`{name}:" in page
+        assert f"`{name}:" in page, f"add {name} to ROWS in docs/make_why.py and make docs/why.md again with it"
     for number in (
         "perplexity v1",
         "perplexity v2",
