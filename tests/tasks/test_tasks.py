@@ -313,3 +313,21 @@ def test_a_folder_without_text_says_what_was_looked_for(tmp_path):
 def test_a_path_that_is_not_there_is_refused(spec, says):
     with pytest.raises(UsageError, match=re.escape(says)):
         documents(spec)
+
+
+def test_a_folder_notes_what_it_leaves_out_by_name(tmp_path):
+    written(tmp_path / "a.txt", "a")
+    for name in ("notes.docx", "LICENSE", "run.log", "z.bin"):
+        written(tmp_path / name, b"PK\x03\x04")
+    (note,) = PLUGINS.task(f"text:{tmp_path}").notes
+    assert "LICENSE, notes.docx, run.log and 1 more" in note
+    (tmp_path / "z.bin").unlink()
+    (note,) = PLUGINS.task(f"text:{tmp_path}").notes
+    assert "run.log" in note
+    assert "more" not in note
+
+
+def test_a_folder_with_a_docx_alone_says_so(tmp_path):
+    written(tmp_path / "report.docx", b"PK\x03\x04")
+    with pytest.raises(EvaluationError, match=r"holds no text; looked for \.txt.*report\.docx"):
+        documents(f"text:{tmp_path}")
