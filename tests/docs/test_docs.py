@@ -144,13 +144,27 @@ def test_the_script_of_that_page_runs(book_here):
 
 @pytest.mark.slow
 def test_the_readmes_python_runs(capsys):
-    (code,) = blocks(README, "python")
+    code, _ = blocks(README, "python")
     exec(compile(code, "README.md", "exec"), {})
     loss, scored, difference, largest = capsys.readouterr().out.split()
     assert 10 < float(loss) < 12
     assert scored == "6"
     assert 0 < abs(float(difference)) < 0.1
     assert float(largest) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_readmes_python_with_a_model_of_ones_own_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("my_plugin.py").write_text(blocks(PLUGINS, "python")[1])
+    _, code = blocks(README, "python")
+    exec(compile(code, "README.md", "exec"), {})
+    difference, largest = map(float, capsys.readouterr().out.split())
+    a, b = read_report("report.json").evaluations
+    assert difference != 0
+    assert largest < 1e-4
+    assert b.protocol.settings["context"] == 64
+    assert a.model.spec == "bigram"
 
 
 def printed(text):
