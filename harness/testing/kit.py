@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from evalgpt.core import EvalgptError, Model, UsageError
+from evalgpt.core import Model, UsageError
 from evalgpt.core.guard import PluginError, calling, reason
 from evalgpt.core.streams import foreign
 from evalgpt.testing.checks import distribution as checks_distribution
@@ -146,9 +146,7 @@ def run_check(subject: Subject, name: str, reason: str | None = None) -> Outcome
 
 
 def _raised(error: BaseException) -> str:
-    """What an adapter raised, and the last line of it that Python can tell, which evalgpt's own messages do without."""
-    if isinstance(error, EvalgptError) and not isinstance(error, PluginError):
-        return f"the adapter raised {type(error).__name__}: {reason(error)}"
+    """What an adapter raised, and the last line of it that Python can tell."""
     told, cause = reason(error), error.__cause__ if isinstance(error, PluginError) else None
     frames = traceback.extract_tb((cause or error).__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
