@@ -5,7 +5,7 @@ help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 # Strict: every file is linked one by one, so that pytest, mypy and an editor find the package as users have it.
-develop:  ## Install for work on the code; again after adding, moving or deleting a file (seconds, once torch is there)
+develop:  ## Install for work on the code; again after adding, moving or deleting a file (minutes the first time)
 	rm -rf build *.egg-info
 	pip install -q -c constraints.txt -e '.[dev]' --config-settings editable_mode=strict
 

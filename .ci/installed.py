@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def differences() -> list[str]:
-    """Source files that the installation lacks or has otherwise, and links to files that are gone."""
+    """Folders that setup.cfg does not list; else files that the installation lacks, has otherwise, or keeps."""
     spec = importlib.util.find_spec("evalgpt")
     if spec is None or spec.origin is None:
         return ["evalgpt is not installed"]
@@ -20,6 +20,19 @@ def differences() -> list[str]:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     places = dict(line.split(" = ") for line in config["options"]["package_dir"].strip().splitlines())
+    listed = config["options"]["packages"].split()
+    found = {
+        ".".join((name, *path.relative_to(ROOT / folder).parts[:-1])): path.parent
+        for name, folder in places.items()
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    if unlisted := [name for name in sorted(found) if name not in listed]:
+        return [
+            f"{found[name].relative_to(ROOT)}/ is not installed: add the line {name} to packages in setup.cfg"
+            for name in unlisted
+        ]
+    if bare := [folder for folder in found.values() if not (folder / "__init__.py").exists()]:
+        return [f"{folder.relative_to(ROOT)}/ has no __init__.py" for folder in bare]
     wanted = {
         package.joinpath(*name.split(".")[1:]) / path.relative_to(ROOT / folder): path
         for name, folder in places.items()

@@ -30,6 +30,7 @@ from evalgpt.adapters.kernels.tiled import (
     tiled_scores,
 )
 from evalgpt.adapters.kernels.tree import LARGEST_TREE, plant
+from evalgpt.adapters.shapes import head_of, logits_of, states_of, tree_states
 from evalgpt.core import Detail, Diverges, GivesLogits, Model, SharesPrefixes, TokenScores, UsageError, Window
 
 __all__ = ["TorchModel", "fingerprint", "resolve_device", "resolve_dtype", "versions"]
@@ -100,7 +101,7 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
         return None
 
     def unembedding(self) -> Tensor:
-        """The matrix [V, d] whose product with a state gives the logits."""
+        """The matrix [vocab_size, d] whose product with a state gives the logits."""
         raise NotImplementedError(f"{type(self).__name__} has hidden() and needs unembedding() too, or logits()")
 
     @property
@@ -113,9 +114,11 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
         return Head(self.unembedding())
 
     def logits(self, ids: Tensor) -> Tensor:
-        """Logits [B, T, V] for ``ids`` int64 [B, T]; by default made of the states, and not used for scoring."""
-        head = self.head()
-        return head.finish(F.linear(self.hidden(ids), head.weight), head.bias)
+        """Logits, floats [B, T, vocab_size], for ``ids`` int64 [B, T]; by default made of the states, and not used for
+        scoring."""
+        states = states_of(self, ids)
+        head = head_of(self, states)
+        return head.finish(F.linear(states, head.weight), head.bias)
 
     def score(self, windows: Sequence[Window], detail: Detail | None = None) -> Sequence[TokenScores]:
         if not self.equal_lengths:
@@ -130,7 +133,7 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
     def _by_rows(self, windows: Sequence[Window], detail: Detail | None) -> Scores:
         ids, scored, targets = self._batch(windows)
         if self.plain:
-            return scores_from_logits(self.logits(ids).flatten(0, 1)[scored], targets, detail)
+            return scores_from_logits(logits_of(self, ids).flatten(0, 1)[scored], targets, detail)
         return tiled_scores(*self._states(ids, scored), targets, detail)
 
     def _by_tree(self, windows: Sequence[Window], detail: Detail | None) -> Scores | None:
@@ -148,7 +151,8 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
         targets = torch.as_tensor([i for window in windows for i in window.ids[window.start :]])
         pairs, back = torch.unique(torch.stack([nodes, targets], 1), dim=0, return_inverse=True)
         nodes, targets, back = (part.to(self.torch_device) for part in (pairs[:, 0], pairs[:, 1], back))
-        return tiled_scores(states[nodes], self.head(), targets, detail).take(back)
+        states = tree_states(states, len(tree.ids))
+        return tiled_scores(states[nodes], head_of(self, states), targets, detail).take(back)
 
     def next_logits(self, ids: Sequence[int], count: int = 1) -> NDArray[np.float32]:
         """As :meth:`evalgpt.core.GivesLogits.next_logits`; the head runs on the ``count`` positions alone.
@@ -158,10 +162,11 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
         batch = torch.as_tensor(list(ids), dtype=torch.int64, device=self.torch_device)[None]
         with self.inference_mode(), evaluating(self):
             if self.plain or count == len(ids):
-                logits = self.logits(batch)[0, -count:]
+                logits = logits_of(self, batch)[0, -count:]
             else:
-                head = self.head()
-                logits = head.finish(F.linear(self.hidden(batch)[0, -count:], head.weight), head.bias)
+                states = states_of(self, batch)
+                head = head_of(self, states)
+                logits = head.finish(F.linear(states[0, -count:], head.weight), head.bias)
             return logits.float().cpu().numpy()
 
     def _batch(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,7 +200,7 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
         ).inference_mode()  # oneDNN where both models ask for it
         with mode, evaluating(self), evaluating(other):
             if self.plain or other.plain:
-                kl, same = divergence_of_logits(*(m.logits(ids).flatten(0, 1)[scored] for m in (self, other)))
+                kl, same = divergence_of_logits(*(logits_of(m, ids).flatten(0, 1)[scored] for m in (self, other)))
             else:
                 p, q = self._states(ids, scored), other._states(ids, scored)
                 kl, same = tiled_divergence((p[0], q[0]), (p[1], q[1]))
@@ -205,8 +210,8 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
 
     def _states(self, ids: Tensor, scored: Tensor) -> tuple[Tensor, Head]:
         """States [R, d] at the flat positions ``scored``, and the head that makes logits of them."""
-        states = self.hidden(ids).flatten(0, 1)
-        return (states[scored] if len(scored) < len(states) else states), self.head()
+        states = states_of(self, ids).flatten(0, 1)
+        return (states[scored] if len(scored) < len(states) else states), head_of(self, states)
 
 
 Answer = TypeVar("Answer")

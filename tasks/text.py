@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from evalgpt.core import Document, EvaluationError, Task, UsageError
-from evalgpt.core.finding import Found, files_in_folder, files_of_glob, has_wildcard
+from evalgpt.core.finding import LEFT_OUT, Found, files_in_folder, files_of_glob, has_wildcard
 from evalgpt.core.hooks import Register, hookimpl, reads
 from evalgpt.core.specs import Spec
 from evalgpt.tasks.formats import (
@@ -43,6 +43,9 @@ __all__ = ["Text", "make_text"]
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
 """What a folder is searched for."""
+
+NAMED = 3
+"""Names of files left out that a note gives; of more, their number."""
 
 LONG = 32 << 20
 """Bytes above which texts are read part by part: so many have eight million tokens, of which a report that keeps them
@@ -202,13 +205,21 @@ def _find_in_folder(folder: Path, hidden: bool) -> Found:
 
     found = files_in_folder(folder, by_name, hidden=hidden)
     others = files_in_folder(folder, by_glob_only, hidden=hidden).files
+    rest = files_in_folder(folder, lambda file: not by_name(file) and not by_glob_only(file), hidden=hidden).files
+    if not found.files and not found.notes and not others:
+        found.notes.append(f"looked for {', '.join(SUFFIXES)}")
     if others:
         count = f"{len(others)} files of other kinds, such as {others[0]}" if others[1:] else others[0]
         glob = folder / "**" / f"*{Path(others[0]).suffix}"
         found.notes.append(shown(f"left out {count}; a glob reads them: text:'{glob}'"))
+    if rest:
+        names = [str(Path(path).relative_to(folder)) for path in rest]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        left = f"{LEFT_OUT}{', '.join(names[:NAMED])}{more}"
+        found.notes.append(shown(f"{left}; a glob, text:'{folder / '**' / '*'}', reads such as are text"))
     if found.files:
         return found
-    why = found.notes or [f"looked for {', '.join(SUFFIXES)}"]
+    why = list(found.notes)
     if not hidden and files_in_folder(folder, by_name, hidden=True).files:
         why.append(f"hidden files and folders are read with text:{folder},hidden=true")
     raise EvaluationError(f"the folder {folder} holds no text; {'; '.join(why)}")

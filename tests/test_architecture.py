@@ -1,6 +1,7 @@
 """The rules that keep the rooms apart (docs/decisions/018), read off the source."""
 
 import ast
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -199,3 +200,23 @@ def test_no_test_is_skipped_for_want_of_a_file_of_ours():
             there = (tests / f"{name.replace('.', '/')}.py").is_file()
             wrong += [(path.name, name)] if name.rpartition(".")[2] in ours and not there else []
     assert wrong == []
+
+
+def test_a_folder_that_setup_cfg_does_not_list_is_named(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("installed", Path(__file__).parent.parent / ".ci/installed.py")
+    installed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(installed)
+    (tmp_path / "adapters/mine").mkdir(parents=True)
+    (tmp_path / "adapters/mine/model.py").touch()
+    (tmp_path / "setup.cfg").write_text(
+        "[options]\npackages =\n    evalgpt\npackage_dir =\n    evalgpt.adapters = adapters\n"
+    )
+    monkeypatch.setattr(installed, "ROOT", tmp_path)
+    assert installed.differences() == [
+        "adapters/mine/ is not installed: add the line evalgpt.adapters.mine to packages in setup.cfg"
+    ]
+    with (tmp_path / "setup.cfg").open("a") as file:
+        file.write("    evalgpt = harness\n")
+    config = (tmp_path / "setup.cfg").read_text()
+    (tmp_path / "setup.cfg").write_text(config.replace("    evalgpt\n", "    evalgpt.adapters.mine\n"))
+    assert installed.differences() == ["adapters/mine/ has no __init__.py"]

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from evalgpt.core.errors import UsageError
 
-__all__ = ["Found", "files_in_folder", "files_of_glob", "has_wildcard", "would_match"]
+__all__ = ["LEFT_OUT", "Found", "files_in_folder", "files_of_glob", "has_wildcard", "would_match"]
 
+
+LEFT_OUT = "left out, by their names or kinds, "
+"""How a note begins on files that are no part of the text; they may come and go, as a report written beside it."""
 
 _WILDCARD = re.compile(r"[*?[]")
 

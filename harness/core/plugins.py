@@ -242,10 +242,15 @@ def built(model: Model | str, device: str | None, dtype: str | None) -> Model:
     """
     if isinstance(model, str):
         return default_plugins().model(model, device=device, dtype=dtype)
+    given: object = model
+    if not isinstance(given, Model):
+        module = any(base.__module__.startswith("torch.nn.") for base in type(given).__mro__)
+        wrap = "; wrap it in a class on evalgpt.adapters.base.TorchModel, as docs/plugins.md shows" if module else ""
+        raise UsageError(
+            f"a model is an evalgpt.Model or a spec such as 'scratch:seed=7', not {described(given)}{wrap}"
+        )
     if device is not None or dtype is not None:
         raise UsageError("device and dtype go with a model given as a spec; this model is already built")
-    if not isinstance(model, Model):
-        raise UsageError(f"a model is an evalgpt.Model or a spec such as 'scratch:seed=7', not {described(model)}")
     check_model(model)
     return model
 

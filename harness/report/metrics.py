@@ -121,9 +121,10 @@ def token_sums(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Per token, float64 [tokens], the sum of its losses (nats) and how often it was scored.
 
-    ``windows`` are (first, size) of the tokens that each window scored, ``nll`` their losses, flat in that order.
+    ``windows`` are (first, size) of the tokens that each window scored, ``nll`` their losses, flat in that order. The
+    decimals of a report stand for the float32 nearest to them, so that sums are those of the run.
     """
-    losses = np.asarray(nll, dtype=np.float64)
+    losses = np.asarray(nll, dtype=np.float32).astype(np.float64)
     total, count = np.zeros(tokens), np.zeros(tokens)
     at = 0
     for first, size in windows:

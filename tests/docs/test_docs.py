@@ -51,7 +51,7 @@ def test_commands_and_options_named_in_the_docs_exist(page):
 
 def test_every_registered_protocol_is_in_the_readme():
     for name in load_plugins().entries["protocol"]:
-        assert f"`{name}`" in README
+        assert f"`{name}`" in README, f"add a row for {name} to the table of protocols in README.md"
 
 
 def test_every_hook_is_documented_with_its_arguments():
@@ -118,7 +118,7 @@ def test_the_conformance_example_passes():
 def test_the_page_of_differences_has_every_protocol_and_number():
     page = (ROOT / "docs/why.md").read_text(encoding="utf-8")
     for name in load_plugins().entries["protocol"]:
-        assert f"`{name}:" in page
+        assert f"`{name}:" in page, f"add {name} to ROWS in docs/make_why.py and make docs/why.md again with it"
     for number in (
         "perplexity v1",
         "perplexity v2",
@@ -144,13 +144,27 @@ def test_the_script_of_that_page_runs(book_here):
 
 @pytest.mark.slow
 def test_the_readmes_python_runs(capsys):
-    (code,) = blocks(README, "python")
+    code, _ = blocks(README, "python")
     exec(compile(code, "README.md", "exec"), {})
     loss, scored, difference, largest = capsys.readouterr().out.split()
     assert 10 < float(loss) < 12
     assert scored == "6"
     assert 0 < abs(float(difference)) < 0.1
     assert float(largest) < 1e-4
+
+
+@pytest.mark.slow
+def test_the_readmes_python_with_a_model_of_ones_own_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("my_plugin.py").write_text(blocks(PLUGINS, "python")[1])
+    _, code = blocks(README, "python")
+    exec(compile(code, "README.md", "exec"), {})
+    difference, largest = map(float, capsys.readouterr().out.split())
+    a, b = read_report("report.json").evaluations
+    assert difference != 0
+    assert largest < 1e-4
+    assert b.protocol.settings["context"] == 64
+    assert a.model.spec == "bigram"
 
 
 def printed(text):

@@ -58,7 +58,7 @@ def naive(a, b, length):
         at = 0
         for first, size in zip(t.first, t.size, strict=True):
             for i in range(first, first + size):
-                found[i] = t.nll[at]
+                found[i] = float(np.float32(t.nll[at]))
                 at += 1
         return [(s, e, found.get(i)) for i, (s, e) in enumerate(zip(t.byte_starts, t.byte_ends, strict=True))]
 
@@ -109,12 +109,24 @@ def two(task=None, spec="exact", **options):
 def test_one_tokenizer_is_compared_token_by_token():
     a, b = two()
     found = compare(a, b)
-    gaps = np.array(b.rows[0].tokenized.nll) - np.array(a.rows[0].tokenized.nll)
+    gaps = np.subtract(*(np.array(e.rows[0].tokenized.nll, np.float32).astype(float) for e in (b, a)))
     assert found.unit == "token"
     assert found.loss_difference.value == pytest.approx(gaps.mean())
     assert found.loss_difference.value == pytest.approx(b.metrics.loss - a.metrics.loss)
     assert found.candidate.loss == pytest.approx(b.metrics.loss)
     assert found.candidate.bits_per_byte.value == pytest.approx(b.metrics.bits_per_byte)
+
+
+def test_the_losses_of_a_comparison_are_those_of_its_reports(tmp_path):
+    a, b = two("story")
+    for e, name in ((a, "a.json"), (b, "b.json")):
+        evalgpt.write_report(evalgpt.make_report([e]), str(tmp_path / name))
+    a, b = (evalgpt.read_report(str(tmp_path / name)).evaluations[0] for name in ("a.json", "b.json"))
+    assert any(float(np.float32(x)) != x for row in a.rows for x in row.tokenized.nll)  # decimals, not float32
+    found = compare(a, b)
+    for side, e in ((found.baseline, a), (found.candidate, b)):
+        assert side.loss == pytest.approx(e.metrics.loss, rel=1e-12)
+        assert side.perplexity == pytest.approx(e.metrics.perplexity, rel=1e-12)
 
 
 def test_tokens_without_spans_are_still_paired():

@@ -271,6 +271,18 @@ def test_what_a_task_says_of_its_texts_is_verified(tokens):
         check(evaluation)
 
 
+def test_files_beside_the_text_may_come_and_go(tmp_path):
+    (tmp_path / "a.txt").write_text("some words that are read")
+    (tmp_path / "b.docx").write_bytes(b"PK")
+    evaluation = evalgpt.evaluate(BytesModel(), f"text:{tmp_path}")
+    assert "b.docx" in evaluation.notes[0]
+    (tmp_path / "report.json").write_text('{\n  "schema": 1}')
+    evalgpt.verify(evaluation, BytesModel())
+    for path in tmp_path.glob("[br]*"):
+        path.unlink()
+    evalgpt.verify(evaluation, BytesModel())
+
+
 def test_a_shift_to_one_side_is_no_rounding():
     evaluation = change(made(), "model.dtype", "bfloat16")
     model = BytesModel(lambda c, t: hashed_loss(c, t) + 0.2)

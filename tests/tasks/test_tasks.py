@@ -321,3 +321,21 @@ def test_a_line_that_is_not_json_is_named_by_one_number(tmp_path):
         list(load_plugins().task(f"text:{tmp_path}/bad.jsonl").documents())
     assert str(refused.value).count(" line ") == 1
     assert "column 9" in str(refused.value)
+
+
+def test_a_folder_notes_what_it_leaves_out_by_name(tmp_path):
+    written(tmp_path / "a.txt", "a")
+    for name in ("notes.docx", "LICENSE", "run.log", "z.bin"):
+        written(tmp_path / name, b"PK\x03\x04")
+    (note,) = PLUGINS.task(f"text:{tmp_path}").notes
+    assert "LICENSE, notes.docx, run.log and 1 more" in note
+    (tmp_path / "z.bin").unlink()
+    (note,) = PLUGINS.task(f"text:{tmp_path}").notes
+    assert "run.log" in note
+    assert "more" not in note
+
+
+def test_a_folder_with_a_docx_alone_says_so(tmp_path):
+    written(tmp_path / "report.docx", b"PK\x03\x04")
+    with pytest.raises(EvaluationError, match=r"holds no text; looked for \.txt.*report\.docx"):
+        documents(f"text:{tmp_path}")

@@ -174,8 +174,6 @@ def _print(outcomes: Sequence[Outcome], err: bool) -> None:
     before = next((o.check for o in outcomes[:-1] if o.message == outcome.message), None)
     if outcome.message:
         say(console, outcome.message if before is None else f"the same as {before}", indent=9)
-    if outcome.check == "repeatable" and outcome.status == "failed":
-        say(console, "scores that differ by themselves fail most of the checks that follow; fix this first", indent=9)
 
 
 def _summary(model: str, outcomes: Sequence[Outcome], err: bool) -> None:

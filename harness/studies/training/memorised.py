@@ -26,7 +26,7 @@ def memorised(model: Model, evaluation: Evaluation, updates: int, probability: f
     share, spans = {}, {}
     for split in evaluation.splits:
         rows = [(row, row.tokenized) for row in evaluation.rows if row.split == split and row.tokenized is not None]
-        nll = np.concatenate([np.asarray(kept.nll) for _, kept in rows])
+        nll = np.concatenate([np.asarray(kept.nll, np.float32) for _, kept in rows])
         share[split] = float((nll < limit).mean())
         found = [span for row, kept in rows for span in _spans(model, row, kept, limit)]
         spans[split] = sorted(found, key=lambda span: -span.tokens)[:LONGEST]
@@ -35,7 +35,7 @@ def memorised(model: Model, evaluation: Evaluation, updates: int, probability: f
 
 def _spans(model: Model, row: RowInfo, kept: Tokenized, limit: float) -> Iterator[Span]:
     """The longest runs of neighbouring tokens below ``limit``; a token scored twice counts with the later window."""
-    losses = np.full(len(kept.ids), np.inf)
+    losses = np.full(len(kept.ids), np.inf, dtype=np.float32)
     at = 0
     for first, size in zip(kept.first, kept.size, strict=True):
         losses[first : first + size] = kept.nll[at : at + size]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgpt.core import EvaluationError, Model, UsageError
+from evalgpt.core.finding import LEFT_OUT
 from evalgpt.core.protocol import Protocol
 from evalgpt.report.describe import model_info
 from evalgpt.report.document import Evaluation, RowInfo, TaskInfo, Tokenized
@@ -216,7 +217,11 @@ def check_numbers(evaluation: Evaluation, found: dict[str, Any], allowed: float 
     ``allowed`` says so, with those of losses scored now, counts exactly and others that far apart."""
     close, source = (SAME, "by the losses it keeps") if allowed is None else (allowed, "now")
     for name, now in found.items():
-        stored = _plain(lasting_notes(evaluation) if name == "notes" else getattr(evaluation, name))
+        stored = _plain(getattr(evaluation, name))
+        if name == "notes":
+            stored, now = (
+                [n for n in notes if not n.startswith(LEFT_OUT)] for notes in (lasting_notes(evaluation), now)
+            )
         for path, one, other in _leaves(name, stored, _plain(now)):
             if one == other:
                 continue

@@ -212,7 +212,8 @@ def check_repeatable(subject: Subject) -> None:
     if not worst <= subject.allowed:
         raise CheckFailed(
             f"the same window scored again differs by {worst:.4g} nats: is the model in training mode (dropout), or "
-            f"something drawn while it scores? Call eval()"
+            f"something drawn while it scores? Call eval(). Scores that differ by themselves fail most of the other "
+            f"checks; fix this first"
         )
 
 

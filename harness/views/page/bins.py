@@ -110,7 +110,7 @@ def _track(row: RowInfo, kept: Tokenized, number: tuple[int, int], place: tuple[
         row=np.full(len(order), number[0]),
         token=order,
         document=np.full(len(order), number[1]),
-        nll=np.asarray(kept.nll, np.float64),
+        nll=np.asarray(kept.nll, np.float32).astype(np.float64),
         fed=np.concatenate(fed) if fed else np.zeros(0, np.int64),
         owner=np.full(len(kept.nll), number[1]),
         places=place[1],
