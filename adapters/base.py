@@ -29,7 +29,7 @@ from evalgpt.adapters.kernels.tiled import (
     tiled_divergence,
     tiled_scores,
 )
-from evalgpt.adapters.kernels.tree import LARGEST_TREE, plant
+from evalgpt.adapters.kernels.tree import LARGEST_TREE, build_prefix_tree
 from evalgpt.adapters.shapes import head_of, logits_of, states_of, tree_states
 from evalgpt.core import Detail, Diverges, GivesLogits, Model, SharesPrefixes, TokenScores, UsageError, Window
 
@@ -140,7 +140,7 @@ class TorchModel(Model, GivesLogits, SharesPrefixes, Diverges):
         """The scores with what the windows begin with alike computed once; None where that does not pay."""
         if self.plain or not self.shares_prefixes or len(windows) < 2:
             return None
-        tree = plant([window.ids[:-1] for window in windows])
+        tree = build_prefix_tree([window.ids[:-1] for window in windows])
         if tree is None:
             return None
         states = self.hidden_tree(*(part.to(self.torch_device) for part in (tree.ids, tree.depth, tree.seen)))

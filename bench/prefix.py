@@ -15,7 +15,7 @@ import numpy as np
 
 from evalgpt import Window
 from evalgpt.core.plugins import load_plugins
-from evalgpt.scoring.batching import BatchSize, Scorer, draw
+from evalgpt.scoring.batching import BatchSize, Scorer, make_batches
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     def shared() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         scorer = Scorer(model, BatchSize.of(model, None))
         found = {}
-        for batch in draw(windows, scorer.size, model):
+        for batch in make_batches(windows, scorer.size, model):
             found.update(zip(batch, scorer.score([windows[i] for i in batch]), strict=True))
         return np.concatenate([found[i].nll for i in range(len(windows))])
 

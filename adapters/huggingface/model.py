@@ -23,7 +23,7 @@ from evalgpt.adapters.huggingface.source import Source, check_folder, load, some
 from evalgpt.adapters.huggingface.tokenizer import HFTokenizer
 from evalgpt.adapters.kernels.products import inference
 from evalgpt.adapters.kernels.tiled import Head
-from evalgpt.adapters.kernels.tree import plant
+from evalgpt.adapters.kernels.tree import build_prefix_tree
 from evalgpt.core import Encoding, EvaluationError
 
 __all__ = ["HFModel"]
@@ -161,7 +161,7 @@ class HFModel(TorchModel):
         length = min(3 * CHECKED // 2, self._sight)
         ids = torch.arange(3 * length).view(3, length) * 7 % self.vocab_size
         ids[1, : 2 * length // 3], ids[2, : length // 3] = ids[0, : 2 * length // 3], ids[0, : length // 3]
-        tree = plant(ids.tolist())
+        tree = build_prefix_tree(ids.tolist())
         if tree is None:
             return False
         try:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalgpt.core import alike
+from evalgpt.core import common_prefix_length
 
-__all__ = ["LARGEST_TREE", "WORTH", "Tree", "plant"]
+__all__ = ["LARGEST_TREE", "WORTH", "Tree", "build_prefix_tree"]
 
 
 LARGEST_TREE = 2048
@@ -38,11 +38,11 @@ class Tree:
     paths: list[Tensor]
 
 
-def plant(texts: Sequence[Sequence[int]]) -> Tree | None:
+def build_prefix_tree(texts: Sequence[Sequence[int]]) -> Tree | None:
     """The tree of ``texts``; None where it would save too little, or be too large."""
     lists = [list(text) for text in texts]
     order = sorted(range(len(lists)), key=lists.__getitem__)
-    common = [0, *(alike(lists[a], lists[b]) for a, b in itertools.pairwise(order))]
+    common = [0, *(common_prefix_length(lists[a], lists[b]) for a, b in itertools.pairwise(order))]
     nodes = sum(map(len, lists)) - sum(common)
     if nodes > LARGEST_TREE or nodes > (1 - WORTH) * len(lists) * max(map(len, lists)):
         return None

@@ -13,7 +13,7 @@ from evalgpt.core.capabilities import (
     Trained,
     Trainer,
 )
-from evalgpt.core.data import Detail, Document, Encoding, Row, Scored, TokenScores, Window, alike
+from evalgpt.core.data import Detail, Document, Encoding, Row, Scored, TokenScores, Window, common_prefix_length
 from evalgpt.core.errors import EvalgptError, EvaluationError, UsageError
 from evalgpt.core.hooks import hookimpl
 from evalgpt.core.model import Model
@@ -41,6 +41,6 @@ __all__ = [
     "Trainer",
     "UsageError",
     "Window",
-    "alike",
+    "common_prefix_length",
     "hookimpl",
 ]

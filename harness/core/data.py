@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Detail", "Document", "Encoding", "Row", "Scored", "TokenScores", "Window", "alike"]
+__all__ = ["Detail", "Document", "Encoding", "Row", "Scored", "TokenScores", "Window", "common_prefix_length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Window:
             raise ValueError(f"a window of {len(self.ids)} ids cannot score from position {self.start}")
 
 
-def alike(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
     """How many ids ``a`` and ``b`` begin with alike."""
     return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,3 +77,12 @@ def register_protocols(register: Register) -> None:
 @hookspec
 def register_commands(cli: click.Group) -> None:
     """Add commands to the ``evalgpt`` command line, with ``cli.add_command`` or ``@cli.command()``."""
+
+
+def is_factory(factory: object) -> bool:
+    """Whether ``factory`` can be called, and its parameters read."""
+    try:
+        inspect.signature(factory)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return callable(factory)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get
 
 from evalgpt.core.errors import UsageError
 from evalgpt.core.guard import described
+from evalgpt.core.protocol import DEFAULT_PROTOCOL
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -38,7 +39,11 @@ def choose_options(kind: type[T], options: DataclassInstance | None, changes: Ma
     names = [field.name for field in fields(kind)]
     for name, value in changes.items():
         if name not in names:
-            spec = f"; {name} goes into the protocol's spec: 'exact:{name}={value}'" if name in IN_PROTOCOL else ""
+            spec = (
+                f"; {name} goes into the protocol's spec: '{DEFAULT_PROTOCOL}:{name}={value}'"
+                if name in IN_PROTOCOL
+                else ""
+            )
             raise TypeError(f"unknown option {name!r}; accepted: {', '.join(names)}{spec}")
     given = {} if options is None else {field.name: getattr(options, field.name) for field in fields(options)}
     values = given | dict(changes)

@@ -328,7 +328,7 @@ def _collect(plugins: Plugins, plugin_name: str, plugin: object) -> None:
                 raise UsageError(
                     f"plugin {plugin_name} registers a {kind} as {described(name)}; a name is a text without : and ,"
                 )
-            if not _is_factory(factory):
+            if not hooks.is_factory(factory):
                 raise UsageError(
                     f"plugin {plugin_name} registers the {kind} {name!r} with {described(factory)}; a factory is "
                     f"wanted, a function (argument, *, key=default)"
@@ -340,12 +340,3 @@ def _collect(plugins: Plugins, plugin_name: str, plugin: object) -> None:
             taken[name] = Entry(name, plugin_name, factory)
 
         plugins.manager.subset_hook_caller(hook, remove_plugins=others)(register=register)
-
-
-def _is_factory(factory: object) -> bool:
-    """Whether ``factory`` can be called, and its parameters read."""
-    try:
-        inspect.signature(factory)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-    return callable(factory)

@@ -10,12 +10,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evalgpt.core import Detail, EvaluationError, Model, SharesPrefixes, TokenScores, UsageError, Window, alike
+from evalgpt.core import (
+    Detail,
+    EvaluationError,
+    Model,
+    SharesPrefixes,
+    TokenScores,
+    UsageError,
+    Window,
+    common_prefix_length,
+)
 from evalgpt.core.answers import Where, ask, picked
 from evalgpt.core.guard import PluginError
 from evalgpt.scoring.cache import Memory
 
-__all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches", "draw"]
+__all__ = ["AUTO", "DEFAULT_BATCH_TOKENS", "BatchSize", "Scorer", "Work", "batches", "make_batches"]
 
 
 AUTO = 0
@@ -113,7 +122,7 @@ def batches(lengths: Sequence[int], size: BatchSize, equal: bool = False) -> Ite
         at += len(batch)
 
 
-def draw(windows: Sequence[Window], size: BatchSize, model: Model) -> Iterator[list[int]]:
+def make_batches(windows: Sequence[Window], size: BatchSize, model: Model) -> Iterator[list[int]]:
     """Indices of windows to score together by ``model``.
 
     For a model that shares prefixes, those with a common prefix come first, neighbours by their ids, as many as have
@@ -122,7 +131,7 @@ def draw(windows: Sequence[Window], size: BatchSize, model: Model) -> Iterator[l
     room = 0 if model.equal_lengths else shared_tokens(model)
     fed = [list(window.ids[:-1]) for window in windows] if room else []
     order = sorted(range(len(fed)), key=fed.__getitem__)
-    common = [0, *(alike(fed[a], fed[b]) for a, b in itertools.pairwise(order)), 0]
+    common = [0, *(common_prefix_length(fed[a], fed[b]) for a, b in itertools.pairwise(order)), 0]
     sharing = {i for k, i in enumerate(order) if max(common[k : k + 2]) >= ALIKE * len(fed[i])}
     yield from _trees([i for i in order if i in sharing], fed, size, room)
     rest = [i for i in range(len(windows)) if i not in sharing]
@@ -140,7 +149,7 @@ def _trees(order: Sequence[int], fed: Sequence[Sequence[int]], size: BatchSize, 
     batch: list[int] = []
     nodes = 0
     for i in order:
-        common = alike(fed[batch[-1]], fed[i]) if batch else 0
+        common = common_prefix_length(fed[batch[-1]], fed[i]) if batch else 0
         full = nodes + len(fed[i]) - common > min(size.tokens, room)
         if batch and (full or (nodes >= ENOUGH and common < ALIKE * len(fed[i]))):
             yield batch
@@ -219,7 +228,7 @@ class Scorer:
 
     def _in_parts(self, windows: Sequence[Window], where: Where) -> list[TokenScores]:
         scored = [TokenScores(np.empty(0, np.float32))] * len(windows)
-        for part in draw(windows, self.size, self.model):
+        for part in make_batches(windows, self.size, self.model):
             for i, answer in zip(part, self._computed([windows[i] for i in part], picked(where, part)), strict=True):
                 scored[i] = answer
         return scored
@@ -235,7 +244,7 @@ def _fed(windows: Sequence[Window], shares: bool) -> int:
     if not shares:
         return padded
     fed = sorted(list(window.ids[:-1]) for window in windows)
-    nodes = sum(map(len, fed)) - sum(alike(a, b) for a, b in itertools.pairwise(fed))
+    nodes = sum(map(len, fed)) - sum(common_prefix_length(a, b) for a, b in itertools.pairwise(fed))
     return min(padded, nodes)
 
 

@@ -17,7 +17,7 @@ from evalgpt.core.guard import calling, described
 from evalgpt.core.protocol import DEFAULT_PROTOCOL, Piece, Protocol, Tokens
 from evalgpt.core.validation import check_protocol, too_deep
 from evalgpt.report.document import Sample
-from evalgpt.scoring.batching import Scorer, Work, draw
+from evalgpt.scoring.batching import Scorer, Work, make_batches
 
 __all__ = [
     "Place",
@@ -183,7 +183,7 @@ def score_batches(
         return scorer.score([windows[i] for i in batch], picked(where, batch))
 
     reporter = None if progress is None else Reporter[TokenScores](progress, windows, lambda scores: scores.nll)
-    return answer_batches(draw(windows, scorer.size, scorer.model), answer, reporter)
+    return answer_batches(make_batches(windows, scorer.size, scorer.model), answer, reporter)
 
 
 def answer_batches(

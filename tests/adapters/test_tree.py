@@ -9,9 +9,9 @@ from support.models import BytesModel
 
 import evalgpt
 from evalgpt import Window
-from evalgpt.adapters.kernels.tree import LARGEST_TREE, plant
+from evalgpt.adapters.kernels.tree import LARGEST_TREE, build_prefix_tree
 from evalgpt.core.plugins import load_plugins
-from evalgpt.scoring.batching import ENOUGH, BatchSize, draw
+from evalgpt.scoring.batching import ENOUGH, BatchSize, make_batches
 
 pytestmark = [pytest.mark.numeric, pytest.mark.slow]
 
@@ -61,7 +61,7 @@ texts_of_few_ids = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12)
 
 @given(texts_of_few_ids)
 def test_a_tree_holds_every_text_once(texts):
-    tree = plant(texts)
+    tree = build_prefix_tree(texts)
     beginnings = {tuple(text[:k]) for text in texts for k in range(1, len(text) + 1)}
     saved = 1 - len(beginnings) / (len(texts) * max(map(len, texts)))
     if tree is None:
@@ -78,13 +78,13 @@ def test_a_tree_holds_every_text_once(texts):
 
 def test_a_tree_too_large_is_none():
     begin = list(range(LARGEST_TREE))
-    assert plant([[*begin, 1], [*begin, 2]]) is None
+    assert build_prefix_tree([[*begin, 1], [*begin, 2]]) is None
 
 
 def test_no_batch_is_larger_than_a_tree_may_be():
     texts = [[*range(60), k, k + 1] for k in range(3000)]
-    for batch in draw([Window(ids, 1) for ids in texts], BatchSize(1 << 18), Shares()):
-        assert plant([texts[i][:-1] for i in batch]) is not None
+    for batch in make_batches([Window(ids, 1) for ids in texts], BatchSize(1 << 18), Shares()):
+        assert build_prefix_tree([texts[i][:-1] for i in batch]) is not None
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -203,7 +203,7 @@ def test_little_in_common_is_not_worth_it(monkeypatch):
 )
 def test_each_window_is_drawn_once_and_within_the_size(texts, bound):
     windows = [Window(ids, 1) for ids in texts]
-    made = list(draw(windows, BatchSize(bound), Shares()))
+    made = list(make_batches(windows, BatchSize(bound), Shares()))
     assert sorted(i for batch in made for i in batch) == list(range(len(windows)))
     for batch in made:
         fed = [tuple(windows[i].ids[:-1]) for i in batch]
@@ -213,7 +213,7 @@ def test_each_window_is_drawn_once_and_within_the_size(texts, bound):
 
 def test_what_begins_alike_is_drawn_together():
     texts = [[k % 7] * 50 + [k] for k in range(70)]
-    for batch in draw([Window(ids, 1) for ids in texts], BatchSize(10_000), Shares()):
+    for batch in make_batches([Window(ids, 1) for ids in texts], BatchSize(10_000), Shares()):
         assert len({texts[i][0] for i in batch}) <= -(-ENOUGH // 51) + 1
 
 

@@ -8,7 +8,7 @@ from support.models import BytesModel
 import evalgpt
 from evalgpt import EvaluationError, UsageError
 from evalgpt.cli import cli
-from evalgpt.scoring.batching import AUTO, BatchSize, Scorer, draw
+from evalgpt.scoring.batching import AUTO, BatchSize, Scorer, make_batches
 from evalgpt.views.wording.evaluation import sentences
 
 pytestmark = pytest.mark.numeric
@@ -163,7 +163,7 @@ def test_a_tree_that_does_not_fit_is_halved_by_what_it_holds():
     size = BatchSize(200)
     model = SmallForTrees(90)
     scorer = Scorer(model, size)
-    (all_of_them,) = draw(windows, size, model)
+    (all_of_them,) = make_batches(windows, size, model)
     losses = scorer.score([windows[i] for i in all_of_them])
     assert len(losses) == 64
     assert scorer.work.scores == 64

@@ -262,6 +262,7 @@ def register_models(register):
 def test_bad_input_is_one_line(tmp_path, monkeypatch, args, code, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain.py").write_text(PLUGIN)
-    result = evalgpt("generate", "Every", "-m", SMALL, *args)
+    model = [] if "-m" in args else ["-m", SMALL]
+    result = evalgpt("generate", "Every", *model, *args)
     assert (result.exit_code, result.stdout) == (code, "")
     error_line(result.stderr, says)

@@ -455,7 +455,7 @@ def test_the_command_writes_beside_the_report_and_again(saved):
         result = run(saved)
         assert result.exit_code == 0, result.output
     page = saved.with_suffix(".html")
-    assert page.read_bytes() == build_page([report_at(saved)])
+    assert page.read_bytes() == build_page([report_at(saved)], sources=[str(saved)])
     assert f"Page: {page}" in result.stderr
     assert run(saved, "-o", "-", "--title", "Mine").stdout.count("Mine") == 2
 
