@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["CONFIG_KEY", "STATE_PREFIX", "at_least_float32", "check_state", "load_tensors", "unwrapped"]
+__all__ = ["CONFIG_KEY", "STATE_PREFIX", "at_least_float32", "check_state", "load_tensors", "some", "unwrapped"]
 
 
 CONFIG_KEY = "evalgpt.model"
@@ -97,7 +97,7 @@ def check_state(
         if name in expected and not (tensor.is_floating_point() and tensor.layout == torch.strided)
     ]
     parts = [
-        f"{kind}: {_some(names)}"
+        f"{kind}: {some(names)}"
         for kind, names in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -140,7 +140,8 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def _some(names: list[str], most: int = 6) -> str:
+def some(names: Sequence[str], most: int = 6) -> str:
+    """The first of ``names``, at ``most`` so many, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

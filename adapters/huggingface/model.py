@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from evalgpt.adapters.base import TorchModel, fingerprint, resolve_device, resolve_dtype, versions
+from evalgpt.adapters.checkpoint import some
 from evalgpt.adapters.hub import explained
 from evalgpt.adapters.huggingface.loading import quiet, replace_activations
 from evalgpt.adapters.huggingface.positions import context_of
 from evalgpt.adapters.huggingface.rope import Fresh, depends_on_length
-from evalgpt.adapters.huggingface.source import Source, check_folder, load, some
+from evalgpt.adapters.huggingface.source import Source, check_folder, load
 from evalgpt.adapters.huggingface.tokenizer import HFTokenizer
 from evalgpt.adapters.kernels.products import inference
 from evalgpt.adapters.kernels.tiled import Head
@@ -69,7 +70,7 @@ class HFModel(TorchModel):
         self.context_length, warnings = context_of(self.module, config, context_length)
         if unused:
             warnings.append(
-                f"{len(unused)} weights of the checkpoint are not used by this model: {some(unused)}; does its "
+                f"{len(unused)} weights of the checkpoint are not used by this model: {some(unused, 4)}; does its "
                 f"configuration leave something out?"
             )
         with quiet(source.path), explained(source.path):
@@ -90,7 +91,7 @@ class HFModel(TorchModel):
         if adapter:
             self._facts["adapter"] = adapter
         if unused:
-            self._facts["unused_weights"] = some(unused)
+            self._facts["unused_weights"] = some(unused, 4)
         if replaced:
             self._facts["replaced_activations"] = replaced
         self.warnings = warnings

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from evalgpt.adapters.checkpoint import some
 from evalgpt.adapters.hub import explained, hub_arguments
 from evalgpt.adapters.huggingface.files import adapter_of, base_of, check_sizes, renames, tensor_sizes
 from evalgpt.adapters.huggingface.gguf import GGUF
 from evalgpt.adapters.huggingface.loading import quiet
 from evalgpt.core import EvaluationError, UsageError
 
-__all__ = ["Source", "check_folder", "load", "some"]
+__all__ = ["Source", "check_folder", "load"]
 
 
 BUFFERS = re.compile(r"(inv_freq|masked_bias|\.attn\.bias|\.attention\.bias|position_ids|num_batches_tracked)$")
@@ -101,10 +102,10 @@ def load(source: Source, arguments: dict[str, Any], dtype: torch.dtype | str) ->
     # transformers draws what does not fit at random and goes on; a loss of such a model means nothing.
     wrong = sorted(info["missing_keys"])
     if wrong:
-        raise EvaluationError(f"the checkpoint {path} lacks weights: {some(wrong)}")
+        raise EvaluationError(f"the checkpoint {path} lacks weights: {some(wrong, 4)}")
     wrong = sorted(f"{key} {tuple(has)} instead of {tuple(needs)}" for key, has, needs in info["mismatched_keys"])
     if wrong:
-        raise EvaluationError(f"the checkpoint {path} has weights of other shapes than its config: {some(wrong)}")
+        raise EvaluationError(f"the checkpoint {path} has weights of other shapes than its config: {some(wrong, 4)}")
     return module, sorted(key for key in info["unexpected_keys"] if not BUFFERS.search(key))
 
 
@@ -141,8 +142,3 @@ def _from_config(source: Source, arguments: dict[str, Any]) -> dict[str, Any]:
     own = MODEL_FOR_CAUSAL_LM_MAPPING[kind].base_model_prefix if kind in MODEL_FOR_CAUSAL_LM_MAPPING else "model"
     mapping = renames(sizes, f"{own}.")
     return {"key_mapping": mapping} if mapping else {}
-
-
-def some(names: list[str]) -> str:
-    """The first of ``names``, and how many more there are."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

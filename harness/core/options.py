@@ -39,12 +39,10 @@ def choose_options(kind: type[T], options: DataclassInstance | None, changes: Ma
     names = [field.name for field in fields(kind)]
     for name, value in changes.items():
         if name not in names:
-            spec = (
-                f"; {name} goes into the protocol's spec: '{DEFAULT_PROTOCOL}:{name}={value}'"
-                if name in IN_PROTOCOL
-                else ""
-            )
-            raise TypeError(f"unknown option {name!r}; accepted: {', '.join(names)}{spec}")
+            message = f"unknown option {name!r}; accepted: {', '.join(names)}"
+            if name in IN_PROTOCOL:
+                message += f"; {name} goes into the protocol's spec: '{DEFAULT_PROTOCOL}:{name}={value}'"
+            raise TypeError(message)
     given = {} if options is None else {field.name: getattr(options, field.name) for field in fields(options)}
     values = given | dict(changes)
     hints = get_type_hints(kind)

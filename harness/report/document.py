@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 
 from evalgpt.core import Row, UsageError
-from evalgpt.core.validation import DEEPEST, too_deep
+from evalgpt.report.decoding import decode_as, schema_of
 from evalgpt.report.files import read_document_bytes, write_bytes
 from evalgpt.report.metrics import Ledger, Metrics
 from evalgpt.report.verdicts import Verdict
@@ -27,7 +27,6 @@ __all__ = [
     "TaskInfo",
     "Timing",
     "Tokenized",
-    "decode_as",
     "describe_protocol",
     "json_schema",
     "keeps_tokens",
@@ -40,10 +39,6 @@ __all__ = [
 
 
 SCHEMA: Final = "evalgpt.report/1"
-
-TOO_DEEP = f"it is nested too deep; at most {DEEPEST} levels of metadata are read"
-
-T = TypeVar("T")
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,7 +285,7 @@ def parse_report(data: bytes, name: str) -> Report:
         UsageError: it is no report, or of a version this evalgpt does not read.
     """
     try:
-        found = decode_as(data, _Version).schema
+        found = schema_of(data)
         if found == SCHEMA:
             report = decode_as(data, Report)
             _check_rows(report)
@@ -300,24 +295,6 @@ def parse_report(data: bytes, name: str) -> Report:
     if found.startswith("evalgpt.") and found.partition("/")[0] != SCHEMA.partition("/")[0]:
         raise UsageError(f"{name} is no report: its schema is {found!r}, and {SCHEMA!r} is wanted here")
     raise UsageError(f"{name} has schema {found!r}; this evalgpt reads {SCHEMA!r}")
-
-
-def decode_as(data: bytes, document: type[T]) -> T:
-    """``data``, JSON, as the typed ``document``. A byte-order mark before it is no part of it.
-
-    Raises:
-        ValueError, msgspec.DecodeError: it is not one, or it is nested too deep to be shown.
-    """
-    try:
-        found = msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=document)
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
-    for part in getattr(found, "evaluations", [found]):
-        for name, keys in (("model", ("config", "tokenizer", "runtime")), ("protocol", ("settings",))):
-            info = getattr(part, name, None)
-            if any(too_deep(getattr(info, key, None)) for key in keys):
-                raise ValueError(TOO_DEEP)
-    return found
 
 
 def _check_rows(report: Report) -> None:
@@ -339,10 +316,6 @@ def _consistent(row: RowInfo, kept: Tokenized) -> bool:
         first >= 0 and size >= 1 and first + size <= row.tokens and 1 <= context <= first + 1
         for first, size, context in windows
     )
-
-
-class _Version(msgspec.Struct):
-    schema: str
 
 
 def write_report(report: Report, path: str) -> None:

@@ -128,21 +128,31 @@ def run_check(subject: Subject, name: str, reason: str | None = None) -> Outcome
     status: Status = "passed"
     message = ""
     try:
-        with foreign():
-            check_sizes(subject.model)
-            CHECKS[name](subject)
+        _run(subject, CHECKS[name])
     except CheckSkipped as skipped:
         status, message = "skipped", str(skipped)
     except CheckFailed as failed:
         status, message = "failed", str(failed)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the adapter's own, whatever it is
-        status, message = "failed", _raised(error)
     if reason is not None and status != "skipped":
         status = "expected" if status == "failed" else "unexpected"
         message = f"{reason} ({message})" if message else f"expected to fail ({reason}), and passed"
     return Outcome(check=name, status=status, message=message, seconds=time.perf_counter() - began)
+
+
+def _run(subject: Subject, check: Check) -> None:
+    """Run ``check``; what the adapter raises, whatever it is, fails it.
+
+    Raises:
+        CheckSkipped, CheckFailed: as the check says.
+    """
+    try:
+        with foreign():
+            check_sizes(subject.model)
+            check(subject)
+    except (CheckSkipped, CheckFailed, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise CheckFailed(_raised(error)) from error
 
 
 def _raised(error: BaseException) -> str:
@@ -188,29 +198,16 @@ def parametrize(
         def run() -> None:
             _ = subject.model  # a model that cannot be built is no failure that was expected
             try:
-                check_sizes(subject.model)
-                check(subject)
+                _run(subject, check)
             except CheckSkipped as skipped:
                 pytest.skip(str(skipped))
-            except CheckFailed:
-                raise
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                raise CheckFailed(_raised(error)) from error
 
         return run
 
+    def marks(name: str) -> list[pytest.MarkDecorator]:
+        known = name in expected
+        return [pytest.mark.xfail(reason=expected[name], strict=True, raises=CheckFailed)] if known else []
+
     return pytest.mark.parametrize(
-        "check",
-        [
-            pytest.param(
-                bound(check),
-                id=name,
-                marks=[pytest.mark.xfail(reason=expected[name], strict=True, raises=CheckFailed)]
-                if name in expected
-                else [],
-            )
-            for name, check in CHECKS.items()
-        ],
+        "check", [pytest.param(bound(check), id=name, marks=marks(name)) for name, check in CHECKS.items()]
     )

@@ -34,8 +34,6 @@ PER_TEXT = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 ROUNDING = 1e-12
 """Nats below which two ways of taking one average do not differ."""
 
-Values = NDArray[np.float64]
-
 
 class Number(msgspec.Struct, frozen=True, kw_only=True):
     """One of the two numbers: ``value`` as its tool prints it, ``perplexity`` what that is as one (None beyond a

@@ -45,13 +45,13 @@ class ComparisonOptions(Options):
     def check(self) -> None:
         """Raise UsageError for what a comparison cannot have."""
         if self.until_decided and self.kl:
-            raise UsageError("kl is of the whole text, and until_decided stops before; give one of them")
+            raise UsageError("kl needs the whole text, and until_decided stops earlier; give one of them")
         if self.precision is not None:
             raise UsageError("a comparison takes no precision; until_decided=True stops when the better model is known")
         if self.tokens is False:
             raise UsageError("a comparison needs the losses of single tokens; leave out tokens=False")
         if self.until_decided and self.detail is not None:
-            raise UsageError("detail is of the whole text, and until_decided stops before; give one of them")
+            raise UsageError("detail needs the whole text, and until_decided stops earlier; give one of them")
 
 
 class ComparisonChanges(Changes, total=False):

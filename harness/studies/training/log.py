@@ -8,7 +8,8 @@ from typing import Final, Literal
 import msgspec
 
 from evalgpt.core import UsageError
-from evalgpt.report.document import ModelInfo, ProtocolInfo, Run, TaskInfo, decode_as, to_json
+from evalgpt.report.decoding import decode_as
+from evalgpt.report.document import ModelInfo, ProtocolInfo, Run, TaskInfo, to_json
 from evalgpt.report.files import BOM, TRAINING_LOG, write_bytes
 
 __all__ = [

@@ -8,7 +8,8 @@ import msgspec
 
 from evalgpt.core import UsageError
 from evalgpt.report import document as report
-from evalgpt.report.document import Report, decode_as, parse_report
+from evalgpt.report.decoding import decode_as, schema_of
+from evalgpt.report.document import Report, parse_report
 from evalgpt.report.files import read_document_bytes
 from evalgpt.studies import explanation
 from evalgpt.studies.explanation import Explanation
@@ -21,10 +22,6 @@ __all__ = ["Document", "file_of", "read_document"]
 Document = Report | Explanation | Training
 
 ACCEPTED = (report.SCHEMA, explanation.SCHEMA, training_log.SCHEMA)
-
-
-class _Version(msgspec.Struct):
-    schema: str
 
 
 def file_of(path: str) -> str:
@@ -42,7 +39,7 @@ def read_document(path: str) -> Document:
     name = "standard input" if path == "-" else path
     data = read_document_bytes(path, "the report")
     try:
-        schema = decode_as(data, _Version).schema
+        schema = schema_of(data)
         if schema == explanation.SCHEMA:
             return _checked_walk(decode_as(data, Explanation))
         if schema == training_log.SCHEMA:
